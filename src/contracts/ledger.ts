@@ -1,0 +1,185 @@
+/**
+ * What the write path asks of the store that decides: the queue of accepted
+ * commands, their outcomes, and the one commit that makes a batch true.
+ *
+ * An implementation keeps these promises (DESIGN, section 4):
+ * - `append` and `commit` resolve only when what they wrote is on disk.
+ * - `commit` makes everything in its record and everything done on the
+ *   databases of the transaction true at once, or nothing of it.
+ * - a commit under an older epoch than the store has seen is refused ('fenced').
+ */
+import type { Database, DatabaseHandle, ReadDatabase } from './database.ts'
+
+/** A command that was accepted and has no outcome yet. */
+export interface Entry {
+  /** Its place in the order of its partition; grows, never reused. Also the version of what it writes. */
+  readonly position: number
+  readonly partition: number
+  /** What orders it: commands with the same key are applied in order of position. */
+  readonly key: string
+  /** Unique per command of the user: tenant, command name and idempotency key (see `scopedId`). */
+  readonly id: string
+  readonly command: string
+  readonly tenant: string
+  /** The validated input, as JSON text. */
+  readonly input: string
+  /** Digest of the input, to tell a retry from another command under the same id. */
+  readonly digest: string
+  /** When it was accepted, in milliseconds since 1970. */
+  readonly acceptedAt: number
+  /** How often it was tried alone and failed. */
+  readonly attempts: number
+  /** True once the queue was told to hold it on disk; false while only this process knows it. */
+  readonly queued: boolean
+}
+
+/** An entry that `append` did not keep, because its id is known already. */
+export interface AppendConflict {
+  readonly id: string
+  /** 'queued' when the same id waits on disk, 'decided' when it has an outcome. */
+  readonly known: 'queued' | 'decided'
+  readonly digest: string
+}
+
+export type OutcomeStatus = 'committed' | 'rejected' | 'failed'
+
+/** What became of a command, as it is stored and answered, byte for byte. */
+export interface StoredOutcome {
+  readonly id: string
+  readonly status: OutcomeStatus
+  readonly digest: string
+  /** The outcome document as JSON text. */
+  readonly body: string
+  readonly position: number
+  readonly partition: number
+  /** When it was decided, in milliseconds since 1970. */
+  readonly at: number
+}
+
+export interface DeadLetter {
+  readonly position: number
+  readonly partition: number
+  readonly key: string
+  readonly id: string
+  readonly command: string
+  readonly tenant: string
+  readonly input: string
+  readonly acceptedAt: number
+  readonly attempts: number
+  readonly code: string
+  readonly message: string
+  readonly diedAt: number
+  /** True when later commands of the same key wait for this one. */
+  readonly blocks: boolean
+}
+
+/** Why a key is not applied for now. */
+export interface BlockedKey {
+  readonly key: string
+  readonly partition: number
+  /** Milliseconds since 1970 after which it is tried again; null waits for a redrive or a drop. */
+  readonly retryAt: number | null
+  /** Commands of the key that wait behind it. */
+  readonly parked: number
+}
+
+/** Everything about a batch that becomes true together with the changes on its databases. */
+export interface CommitRecord {
+  /** The highest position given out so far: a later run starts above it. */
+  readonly position: number
+  readonly outcomes: readonly StoredOutcome[]
+  /** Entries that are done; those that were queued leave the queue. */
+  readonly done: readonly Entry[]
+  /** Entries that wait for their key; kept on disk under their own position. */
+  readonly parked: readonly Entry[]
+  readonly blocked: readonly { readonly key: string; readonly partition: number; readonly retryAt: number | null }[]
+  readonly dead: readonly (DeadLetter & { readonly digest: string })[]
+}
+
+/** The databases of one batch, changed together. Its handles refuse calls after the end. */
+export interface Transaction {
+  /** Those of the ids given to `begin` that have an outcome already. */
+  readonly known: ReadonlyMap<string, StoredOutcome>
+  /** By the name of the handle. */
+  database(name: string): Database
+  /** Everything after `savepoint` can be undone alone, on all databases of the transaction. */
+  savepoint(): Promise<void>
+  rollbackToSavepoint(): Promise<void>
+  releaseSavepoint(): Promise<void>
+  /** Resolves when the batch is decided and every database shows it. After an error, nothing of it is true, unless the code is 'storage-failed'. */
+  commit(record: CommitRecord): Promise<void>
+  abort(): Promise<void>
+}
+
+export interface LedgerCounts {
+  /** Commands on disk that wait, the parked ones included. */
+  readonly queued: number
+  readonly queuedBytes: number
+  readonly parked: number
+  readonly outcomes: number
+  readonly dead: number
+  readonly blockedKeys: number
+  /** When the oldest waiting command was accepted; null when none waits. */
+  readonly oldestAcceptedAt: number | null
+}
+
+export interface ReadOptions {
+  readonly after: number
+  readonly limit: number
+  readonly bytesMax: number
+  /** Only partitions with `partition % lanes === lane`. */
+  readonly lane: number
+  readonly lanes: number
+}
+
+export interface Ledger {
+  /** The next position; positions of this process go up from here. */
+  readonly firstPosition: number
+  readonly partitions: number
+
+  /** Keeps entries on disk, in the order given, but for those whose id is known. */
+  append(entries: readonly Entry[]): Promise<AppendConflict[]>
+  /** Queued entries past `after` that are not parked, in order of position. */
+  read(options: ReadOptions): Promise<Entry[]>
+
+  /**
+   * Begins a transaction over these databases, and looks up which of `ids` are
+   * decided. An empty list of databases is a transaction of outcomes alone.
+   */
+  begin(databases: readonly string[], ids: readonly string[]): Promise<Transaction>
+  /** A handle that reads committed data, outside of any transaction. */
+  reader(database: string): ReadDatabase
+
+  outcomes(ids: readonly string[]): Promise<Map<string, StoredOutcome>>
+  /** Whether the queue holds the id, and its digest. */
+  pending(id: string): Promise<{ readonly digest: string; readonly position: number } | null>
+  counts(): Promise<LedgerCounts>
+
+  blockedKeys(): Promise<BlockedKey[]>
+  /**
+   * Takes the first `limit` parked entries of a key back into the queue, under
+   * their own positions, and returns them in order. `more` says that others
+   * stay parked; without more, the key is no longer blocked.
+   */
+  unblock(key: string, limit: number): Promise<{ readonly entries: Entry[]; readonly more: boolean }>
+
+  deadLetters(options: { readonly after?: number; readonly limit: number }): Promise<DeadLetter[]>
+  deadLetter(position: number): Promise<DeadLetter | null>
+  /** Parks a dead letter under its own position, blocks its key until `unblock`, and forgets its outcome. Null when there is none. */
+  redrive(position: number): Promise<{ readonly key: string; readonly partition: number } | null>
+  /** Gives a dead letter up: its outcome stays 'failed', and its key waits for `unblock` if it was blocked. */
+  drop(position: number): Promise<{ readonly key: string; readonly partition: number; readonly blocked: boolean } | null>
+
+  /** Drops outcomes past their retention; called now and then. Returns how many. */
+  prune(): Promise<number>
+  close(): Promise<void>
+}
+
+export interface LedgerOptions {
+  readonly app: string
+  readonly dataDir: string
+  readonly partitions: number
+  readonly databases: readonly DatabaseHandle[]
+  readonly outcomeRetentionMs: number
+  readonly outcomesMax: number
+}

@@ -1,0 +1,33 @@
+/**
+ * Named places where a test kills the process with SIGKILL.
+ *
+ * `HEADRACE_CRASH_POINT=name:n` dies at the n-th visit of that place; without
+ * the variable a visit costs one comparison.
+ */
+const [wantedName, wantedVisit = '1'] = (process.env['HEADRACE_CRASH_POINT'] ?? '').split(':')
+let visitsLeft = Number(wantedVisit)
+
+export const crashPointNames = [
+  'append.before-commit',
+  'append.after-commit',
+  'apply.before-load',
+  'apply.before-commit',
+  'commit.before-journal',
+  'commit.inside-journal',
+  'commit.after-journal',
+  'commit.between-files',
+  'commit.after-files',
+  'acknowledge.before',
+  'checkpoint.before-drop',
+  'redo.before-apply',
+  'redo.between-files',
+  'redo.after-apply',
+] as const
+
+export type CrashPointName = (typeof crashPointNames)[number]
+
+export function crashPoint(name: CrashPointName): void {
+  if (name !== wantedName) return
+  visitsLeft -= 1
+  if (visitsLeft === 0) process.kill(process.pid, 'SIGKILL')
+}
