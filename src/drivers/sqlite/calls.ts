@@ -1,0 +1,49 @@
+/** The calls that cross from the ledger to the engine, whichever thread it runs on. Plain data both ways. */
+import type { Row } from '../../contracts/database.ts'
+import type { AppendConflict, BlockedKey, CommitRecord, DeadLetter, Entry, LedgerCounts, ReadOptions, StoredOutcome } from '../../contracts/ledger.ts'
+import type { Verb } from './verbs.ts'
+
+export interface Calls {
+  begin(databases: readonly string[], ids: readonly string[]): { readonly transaction: number; readonly known: StoredOutcome[] }
+  write(transaction: number, database: string, verb: Verb): Row[] | number
+  read(database: string, verb: Verb): Row[] | number
+  savepoint(transaction: number, action: 'savepoint' | 'rollback to' | 'release'): void
+  commit(transaction: number, record: CommitRecord): void
+  abort(transaction: number): void
+  append(entries: readonly Entry[]): AppendConflict[]
+  queued(options: ReadOptions): Entry[]
+  outcomes(ids: readonly string[]): StoredOutcome[]
+  pending(id: string): { readonly digest: string; readonly position: number } | null
+  counts(): LedgerCounts
+  blockedKeys(): BlockedKey[]
+  unblock(key: string, limit: number): { entries: Entry[]; more: boolean }
+  deadLetters(after: number, limit: number): DeadLetter[]
+  deadLetter(position: number): DeadLetter | null
+  redrive(position: number): { key: string; partition: number } | null
+  drop(position: number): { key: string; partition: number; blocked: boolean } | null
+  prune(olderThan: number, keepMax: number): number
+  close(): void
+}
+
+export type CallName = keyof Calls
+export type Reply = { [Name in CallName]: ReturnType<Calls[Name]> }
+export interface Call {
+  readonly name: CallName
+  readonly parameters: readonly unknown[]
+}
+
+/** What the engine tells once it is open. */
+export interface Opened {
+  readonly firstPosition: number
+  readonly partitions: number
+  readonly epoch: number
+  readonly queued: number
+  /** Batches that recovery applied to a file. */
+  readonly redone: number
+}
+
+export interface EngineOptions {
+  readonly dataDir: string
+  readonly partitions: number
+  readonly databases: readonly { readonly name: string; readonly path: string; readonly schema: string | null }[]
+}

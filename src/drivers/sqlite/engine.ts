@@ -1,0 +1,215 @@
+/**
+ * The embedded engine: the journal and the files of the app, in the order that
+ * makes a batch atomic across them (DESIGN 7.2).
+ *
+ *   begin      BEGIN IMMEDIATE on each file, in order of name; a session records.
+ *   commit  1  each file: fence moved, changeset taken. Files without changes drop out.
+ *           2  journal: outcomes, queue, redo, in one commit with fsync. This decides.
+ *           3  each file: COMMIT, without fsync. The journal's redo stands in for it.
+ *   checkpoint each file moved to disk with fsync; then its redo is dropped.
+ *
+ * A failure before step 2 undoes everything. A failure at step 2 that leaves
+ * open whether the commit is on disk, or a failure at step 3, ends the engine:
+ * every later call is refused with 'storage-failed', and the next start
+ * recovers. Nothing is retried after a failed fsync.
+ *
+ * Everything here is synchronous and runs on one thread (see `port.ts`).
+ */
+import { HeadraceError } from '../../contracts/errors.ts'
+import type { CommitRecord } from '../../contracts/ledger.ts'
+import { crashPoint } from '../../std/crash-point.ts'
+import type { Journal, Redo } from './journal.ts'
+import type { Participant } from './participant.ts'
+import type { Call, CallName, Calls, Reply } from './calls.ts'
+import type { Row } from '../../contracts/database.ts'
+import type { Verb } from './verbs.ts'
+
+/** Batches, and bytes of redo, after which the files are brought to disk. */
+const checkpointBatches = 512
+const checkpointBytes = 16 * 1024 ** 2
+
+export class Engine implements Calls {
+  readonly #journal: Journal
+  readonly #participants: ReadonlyMap<string, Participant>
+  readonly #transactions = new Map<number, Participant[]>()
+  readonly #release: () => void
+  #nextTransaction = 1
+  #batchesSinceCheckpoint = 0
+  #failure: HeadraceError | null = null
+
+  constructor(journal: Journal, participants: ReadonlyMap<string, Participant>, release: () => void) {
+    this.#journal = journal
+    this.#participants = participants
+    this.#release = release
+  }
+
+  /** Runs a call by name, as it comes from the other thread. */
+  answer(call: Call): Reply[CallName] {
+    if (this.#failure !== null && call.name !== 'close') throw this.#failure
+    try {
+      return (this[call.name] as (...parameters: unknown[]) => Reply[CallName])(...call.parameters)
+    } catch (error) {
+      if (HeadraceError.is(error) && (error.code === 'storage-failed' || error.code === 'fenced')) this.#failure = error
+      throw error
+    }
+  }
+
+  begin(databases: readonly string[], ids: readonly string[]): Reply['begin'] {
+    const known = this.#journal.outcomes(ids)
+    const begun: Participant[] = []
+    try {
+      for (const name of [...databases].sort()) {
+        const participant = this.#participant(name)
+        participant.begin()
+        begun.push(participant)
+      }
+    } catch (error) {
+      for (const participant of begun) participant.abort()
+      throw error
+    }
+    const transaction = this.#nextTransaction++
+    this.#transactions.set(transaction, begun)
+    return { transaction, known }
+  }
+
+  write(transaction: number, database: string, verb: Verb): Row[] | number {
+    this.#open(transaction)
+    return this.#participant(database).writes.run(verb)
+  }
+
+  read(database: string, verb: Verb): Row[] | number {
+    return this.#participant(database).reads.run(verb)
+  }
+
+  savepoint(transaction: number, action: 'savepoint' | 'rollback to' | 'release'): void {
+    for (const participant of this.#open(transaction)) participant.savepoint(action)
+  }
+
+  commit(transaction: number, record: CommitRecord): void {
+    const participants = this.#open(transaction)
+    this.#transactions.delete(transaction)
+    const batch = this.#journal.lastBatch + 1
+    const redo: Redo[] = []
+    const changed: Participant[] = []
+    try {
+      for (const participant of participants) {
+        const changes = participant.prepare(this.#journal.epoch, batch)
+        if (changes === null) continue
+        changed.push(participant)
+        redo.push({ batch, file: participant.name, changes })
+      }
+      crashPoint('commit.before-journal')
+      this.#journal.decide(record, redo)
+    } catch (error) {
+      for (const participant of participants) participant.abort()
+      throw error
+    }
+    crashPoint('commit.after-journal')
+    this.#commitFiles(participants, changed)
+    crashPoint('commit.after-files')
+    this.#batchesSinceCheckpoint += 1
+    if (this.#batchesSinceCheckpoint >= checkpointBatches || this.#journal.redoBytes >= checkpointBytes) this.#checkpoint()
+  }
+
+  abort(transaction: number): void {
+    const participants = this.#transactions.get(transaction)
+    this.#transactions.delete(transaction)
+    for (const participant of participants ?? []) participant.abort()
+  }
+
+  append(...parameters: Parameters<Calls['append']>): Reply['append'] {
+    return this.#journal.append(...parameters)
+  }
+
+  queued(...parameters: Parameters<Calls['queued']>): Reply['queued'] {
+    return this.#journal.read(...parameters)
+  }
+
+  outcomes(...parameters: Parameters<Calls['outcomes']>): Reply['outcomes'] {
+    return this.#journal.outcomes(...parameters)
+  }
+
+  pending(...parameters: Parameters<Calls['pending']>): Reply['pending'] {
+    return this.#journal.pending(...parameters)
+  }
+
+  counts(): Reply['counts'] {
+    return this.#journal.counts()
+  }
+
+  blockedKeys(): Reply['blockedKeys'] {
+    return this.#journal.blockedKeys()
+  }
+
+  unblock(...parameters: Parameters<Calls['unblock']>): Reply['unblock'] {
+    return this.#journal.unblock(...parameters)
+  }
+
+  deadLetters(...parameters: Parameters<Calls['deadLetters']>): Reply['deadLetters'] {
+    return this.#journal.deadLetters(...parameters)
+  }
+
+  deadLetter(...parameters: Parameters<Calls['deadLetter']>): Reply['deadLetter'] {
+    return this.#journal.deadLetter(...parameters)
+  }
+
+  redrive(...parameters: Parameters<Calls['redrive']>): Reply['redrive'] {
+    return this.#journal.redrive(...parameters)
+  }
+
+  drop(...parameters: Parameters<Calls['drop']>): Reply['drop'] {
+    return this.#journal.drop(...parameters)
+  }
+
+  prune(...parameters: Parameters<Calls['prune']>): Reply['prune'] {
+    return this.#journal.prune(...parameters)
+  }
+
+  /** A clean end leaves nothing to redo: the next start finds every file on disk. */
+  close(): void {
+    for (const transaction of [...this.#transactions.keys()]) this.abort(transaction)
+    try {
+      if (this.#failure === null) this.#checkpoint()
+    } finally {
+      for (const participant of this.#participants.values()) participant.close()
+      this.#journal.close()
+      this.#release()
+    }
+  }
+
+  #commitFiles(participants: readonly Participant[], changed: readonly Participant[]): void {
+    for (const participant of participants) {
+      if (!changed.includes(participant)) participant.abort()
+    }
+    try {
+      changed.forEach((participant, index) => {
+        if (index > 0) crashPoint('commit.between-files')
+        participant.commit()
+      })
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error)
+      throw new HeadraceError('storage-failed', `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`, { cause: error })
+    }
+  }
+
+  #checkpoint(): void {
+    this.#batchesSinceCheckpoint = 0
+    const batch = this.#journal.lastBatch
+    let all = true
+    for (const participant of this.#participants.values()) all = participant.checkpoint() && all
+    crashPoint('checkpoint.before-drop')
+    if (all) this.#journal.dropRedo(batch)
+  }
+
+  #participant(name: string): Participant {
+    const participant = this.#participants.get(name)
+    if (participant === undefined) throw new HeadraceError('internal', `There is no SQLite database '${name}' in this app.`)
+    return participant
+  }
+
+  #open(transaction: number): Participant[] {
+    const participants = this.#transactions.get(transaction)
+    if (participants === undefined) throw new HeadraceError('transaction-closed')
+    return participants
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * The bulk verbs on one SQLite connection: statements are built once per shape
+ * and kept prepared, then run row by row.
+ *
+ * SQLite has no round trip to save, so a prepared statement in a loop is the
+ * bulk form, without the limits that one statement over json_each has on types.
+ */
+import type { DatabaseSyncInstance, StatementSyncInstance } from '@photostructure/sqlite'
+import type { InsertOptions, Row, SelectOptions, SqlValue } from '../../contracts/database.ts'
+import { HeadraceError } from '../../contracts/errors.ts'
+import { sqliteError } from './errors.ts'
+
+/** A verb with its arguments, as it crosses from one thread to the other. */
+export type Verb =
+  | { readonly verb: 'sql'; readonly text: string; readonly values: readonly SqlValue[] }
+  | { readonly verb: 'selectIn'; readonly table: string; readonly column: string; readonly values: readonly SqlValue[]; readonly options: SelectOptions }
+  | { readonly verb: 'insertMany'; readonly table: string; readonly rows: readonly Row[]; readonly options: InsertOptions }
+  | { readonly verb: 'updateMany' | 'addMany'; readonly table: string; readonly key: readonly string[]; readonly rows: readonly Row[] }
+  | { readonly verb: 'upsertMany'; readonly table: string; readonly key: readonly string[]; readonly rows: readonly Row[]; readonly add: readonly string[] }
+  | { readonly verb: 'deleteIn'; readonly table: string; readonly column: string; readonly values: readonly SqlValue[] }
+
+/** Prepared statements kept per connection; the one unused for longest goes first. */
+const statementsMax = 256
+
+const plainName = /^[A-Za-z_][A-Za-z0-9_$]{0,127}$/
+const refusedStatement = /^(?:\s|--[^\n]*\n|\/\*[\s\S]*?\*\/|;)*(begin|commit|end|rollback|savepoint|release|attach|detach|pragma|vacuum|create|alter|drop|reindex|analyze)\b/i
+const ownTable = /headrace_/i
+
+export class Verbs {
+  readonly #name: string
+  readonly #database: DatabaseSyncInstance
+  readonly #statements = new Map<string, StatementSyncInstance>()
+
+  constructor(name: string, database: DatabaseSyncInstance) {
+    this.#name = name
+    this.#database = database
+  }
+
+  /** Rows for reads, the number of rows changed for writes. */
+  run(verb: Verb): Row[] | number {
+    switch (verb.verb) {
+      case 'sql':
+        return this.#sql(verb.text, verb.values)
+      case 'selectIn':
+        return this.#selectIn(verb.table, verb.column, verb.values, verb.options)
+      case 'insertMany':
+        return this.#insertMany(verb.table, verb.rows, verb.options)
+      case 'updateMany':
+        return this.#changeMany(verb.table, verb.key, verb.rows, (column) => `${column} = ?`)
+      case 'addMany':
+        return this.#changeMany(verb.table, verb.key, verb.rows, (column) => `${column} = ${column} + ?`)
+      case 'upsertMany':
+        return this.#upsertMany(verb.table, verb.key, verb.rows, verb.add)
+      case 'deleteIn':
+        return this.#eachValue(`delete from ${this.#table(verb.table)} where ${this.#column(verb.column)} = ?`, verb.values)
+    }
+  }
+
+  #sql(text: string, values: readonly SqlValue[]): Row[] {
+    const refused = refusedStatement.exec(text)
+    if (refused !== null) {
+      throw new HeadraceError('statement-refused', `${(refused[1] ?? '').toUpperCase()} is not allowed inside a command or a query of '${this.#name}': Headrace begins and ends the transaction, and the schema is set at start.`)
+    }
+    if (ownTable.test(text)) throw this.#ownTableRefused()
+    return this.#attempt(text, (statement) => rowsOf(statement, values))
+  }
+
+  #selectIn(table: string, column: string, values: readonly SqlValue[], options: SelectOptions): Row[] {
+    const columns = options.columns === undefined ? '*' : options.columns.map((name) => this.#column(name)).join(', ')
+    const text = `select ${columns} from ${this.#table(table)} where ${this.#column(column)} = ?`
+    return this.#attempt(text, (statement) => {
+      const rows: Row[] = []
+      for (const value of new Set(values)) {
+        for (const row of rowsOf(statement, [value])) rows.push(row)
+      }
+      return rows
+    })
+  }
+
+  #insertMany(table: string, rows: readonly Row[], options: InsertOptions): number {
+    const [first] = rows
+    if (first === undefined) return 0
+    const columns = Object.keys(first)
+    const text = `insert into ${this.#table(table)} (${this.#list(columns)}) values (${columns.map(() => '?').join(', ')})${options.onConflict === 'ignore' ? ' on conflict do nothing' : ''}`
+    return this.#eachRow(text, columns, rows)
+  }
+
+  #changeMany(table: string, key: readonly string[], rows: readonly Row[], assignment: (column: string) => string): number {
+    const [first] = rows
+    if (first === undefined) return 0
+    const others = this.#othersThan(key, first)
+    if (others.length === 0) return 0
+    const text = `update ${this.#table(table)} set ${others.map((column) => assignment(this.#column(column))).join(', ')} where ${key.map((column) => `${this.#column(column)} = ?`).join(' and ')}`
+    return this.#eachRow(text, [...others, ...key], rows)
+  }
+
+  #upsertMany(table: string, key: readonly string[], rows: readonly Row[], add: readonly string[]): number {
+    const [first] = rows
+    if (first === undefined) return 0
+    const columns = Object.keys(first)
+    const target = this.#table(table)
+    const changes = this.#othersThan(key, first).map((name) => {
+      const column = this.#column(name)
+      return add.includes(name) ? `${column} = ${target}.${column} + excluded.${column}` : `${column} = excluded.${column}`
+    })
+    const text = `insert into ${target} (${this.#list(columns)}) values (${columns.map(() => '?').join(', ')}) on conflict (${this.#list(key)}) do ${changes.length === 0 ? 'nothing' : `update set ${changes.join(', ')}`}`
+    return this.#eachRow(text, columns, rows)
+  }
+
+  #eachRow(text: string, columns: readonly string[], rows: readonly Row[]): number {
+    return this.#attempt(text, (statement) => {
+      let changed = 0
+      const width = Object.keys(rows[0] ?? {}).length
+      for (const row of rows) {
+        if (Object.keys(row).length !== width) throw this.#unevenRows(text)
+        changed += Number(statement.run(...columns.map((column) => bound(row[column], column))).changes)
+      }
+      return changed
+    })
+  }
+
+  #eachValue(text: string, values: readonly SqlValue[]): number {
+    return this.#attempt(text, (statement) => {
+      let changed = 0
+      for (const value of new Set(values)) changed += Number(statement.run(bound(value, 'value')).changes)
+      return changed
+    })
+  }
+
+  #attempt<T>(text: string, use: (statement: StatementSyncInstance) => T): T {
+    try {
+      return use(this.#prepared(text))
+    } catch (error) {
+      throw sqliteError(this.#name, error, text)
+    }
+  }
+
+  #prepared(text: string): StatementSyncInstance {
+    const known = this.#statements.get(text)
+    if (known !== undefined) {
+      this.#statements.delete(text)
+      this.#statements.set(text, known)
+      return known
+    }
+    const statement = this.#database.prepare(text)
+    this.#statements.set(text, statement)
+    if (this.#statements.size > statementsMax) {
+      const [oldest] = this.#statements.keys()
+      if (oldest !== undefined) this.#statements.delete(oldest)
+    }
+    return statement
+  }
+
+  #othersThan(key: readonly string[], row: Row): string[] {
+    for (const column of key) {
+      if (!(column in row)) throw new HeadraceError('sql-failed', `A row has no value for its key column '${column}' on '${this.#name}'.`)
+    }
+    return Object.keys(row).filter((column) => !key.includes(column))
+  }
+
+  #table(name: string): string {
+    if (ownTable.test(name)) throw this.#ownTableRefused()
+    return this.#identifier('table', name)
+  }
+
+  #column(name: string): string {
+    return this.#identifier('column', name)
+  }
+
+  #list(columns: readonly string[]): string {
+    return columns.map((column) => this.#column(column)).join(', ')
+  }
+
+  #identifier(what: string, name: string): string {
+    if (!plainName.test(name)) throw new HeadraceError('sql-failed', `${JSON.stringify(name)} is not a plain ${what} name on '${this.#name}': use letters, digits and underscores.`)
+    return `"${name}"`
+  }
+
+  #ownTableRefused(): HeadraceError {
+    return new HeadraceError('statement-refused', `The tables headrace_… of '${this.#name}' belong to Headrace.`)
+  }
+
+  #unevenRows(text: string): HeadraceError {
+    return new HeadraceError('sql-failed', `The rows given to '${this.#name}' do not all have the same columns: ${text}`)
+  }
+}
+
+function bound(value: SqlValue | undefined, column: string): string | number | bigint | null | Uint8Array {
+  if (value === undefined) throw new HeadraceError('sql-failed', `The value for '${column}' is undefined: use null for no value.`)
+  if (typeof value === 'boolean') return value ? 1 : 0
+  if (value instanceof Date) return value.toISOString()
+  return value
+}
+
+/**
+ * The rows of a statement. Integers beyond 2^53 come as bigint. The driver
+ * refuses them unless asked, so a read that meets one is repeated; a statement
+ * that changes rows must not be, and reads them as bigint from the start.
+ */
+function rowsOf(statement: StatementSyncInstance, values: readonly SqlValue[]): Row[] {
+  const parameters = values.map((value, index) => bound(value, `parameter ${index + 1}`))
+  const readsOnly = /^\s*(select|values)\b/i.test(statement.sourceSQL)
+  if (readsOnly) {
+    try {
+      return statement.all(...parameters) as Row[]
+    } catch (error) {
+      if (!(error instanceof Error && error.message.includes('too large to be represented'))) throw error
+    }
+  }
+  statement.setReadBigInts(true)
+  try {
+    return (statement.all(...parameters) as Record<string, SqlValue>[]).map(withNumbers)
+  } finally {
+    statement.setReadBigInts(false)
+  }
+}
+
+function withNumbers(row: Record<string, SqlValue>): Row {
+  for (const [column, value] of Object.entries(row)) {
+    if (typeof value === 'bigint' && value <= BigInt(Number.MAX_SAFE_INTEGER) && value >= BigInt(Number.MIN_SAFE_INTEGER)) row[column] = Number(value)
+  }
+  return row
+}
