@@ -1,0 +1,54 @@
+/**
+ * The door: whether one more command may come in. Looks at what waits, not at
+ * how long answers take, since a batch makes answers slower on purpose.
+ */
+import { HeadraceError } from '../contracts/errors.ts'
+import type { Limits } from './options.ts'
+
+/** Weight of the newest batch in the service rate. */
+const rateWeight = 0.2
+/** Least and longest pause that a refused caller is told, in milliseconds. */
+const retryAfterMinMs = 1_000
+const retryAfterMaxMs = 60_000
+
+export class Admission {
+  readonly #limits: Limits
+  /** Commands in memory that somebody waits for. */
+  inFlight = 0
+  /** Commands on disk, or on their way there. */
+  queued = 0
+  queuedBytes = 0
+  /** Commands a millisecond, as the last batches went; 0 until the first. */
+  #rate = 0
+
+  constructor(limits: Limits) {
+    this.#limits = limits
+  }
+
+  /** Tells of a batch that took `ms` from begin to commit. */
+  served(commands: number, ms: number): void {
+    const rate = commands / Math.max(ms, 0.01)
+    this.#rate = this.#rate === 0 ? rate : this.#rate * (1 - rateWeight) + rate * rateWeight
+  }
+
+  /** The wait that a new command would meet behind `waiting` others, in milliseconds. */
+  expectedWaitMs(waiting: number): number {
+    return this.#rate === 0 ? 0 : waiting / this.#rate
+  }
+
+  /** Throws 'overloaded', 'queue-full' or 'queue-slow', each with a pause; returns when the command may come in. */
+  admit(waiting: number, bytes: number): void {
+    const { inFlightMax, queuedCommandsMax, queuedBytesMax, queueWaitMsMax } = this.#limits
+    const waitMs = this.expectedWaitMs(waiting)
+    const retryAfterMs = Math.min(retryAfterMaxMs, Math.max(retryAfterMinMs, waitMs / 2))
+    if (this.inFlight >= inFlightMax) {
+      throw new HeadraceError('overloaded', `${this.inFlight} commands are in flight; inFlightMax is ${inFlightMax}. Send the command again after the pause.`, { retryAfterMs })
+    }
+    if (this.queued >= queuedCommandsMax || this.queuedBytes + bytes > queuedBytesMax) {
+      throw new HeadraceError('queue-full', `${this.queued} commands (${this.queuedBytes} bytes) wait in the queue; queuedCommandsMax is ${queuedCommandsMax}, queuedBytesMax ${queuedBytesMax}. Send the command again after the pause.`, { retryAfterMs })
+    }
+    if (waitMs > queueWaitMsMax) {
+      throw new HeadraceError('queue-slow', `A new command would wait about ${Math.round(waitMs / 1000)} s; queueWaitMsMax is ${queueWaitMsMax} ms. Send the command again after the pause.`, { retryAfterMs })
+    }
+  }
+}

@@ -1,0 +1,262 @@
+/**
+ * An app: its commands and queries over its databases, and its life.
+ *
+ *   new → starting → ready → stopping → stopped
+ *                  ↘ failed ↙            (storage failed, or another owner took over)
+ */
+import type { DatabaseHandle } from '../contracts/database.ts'
+import { tell } from '../contracts/diagnostics.ts'
+import { HeadraceError } from '../contracts/errors.ts'
+import type { Ledger, LedgerOptions } from '../contracts/ledger.ts'
+import { Admission } from './admission.ts'
+import type { App, AppStatus, DeadLetterBox, Gateway, Outcome, Receipt, SubmitOptions } from './app-contract.ts'
+import type { AnyCommand, Command } from './command.ts'
+import { checkName } from './command.ts'
+import { abortable, Door } from './door.ts'
+import { Lane } from './lane.ts'
+import { type AppOptions, type ResolvedOptions, resolveOptions } from './options.ts'
+import { QueryRunner } from './query-runner.ts'
+import type { AnyQuery, Query } from './query.ts'
+
+/** How often outcomes past their retention are looked for, in milliseconds. */
+const pruneEveryMs = 1_000
+
+export type OpenLedger = (options: LedgerOptions) => Promise<Ledger>
+
+export interface AppDefinition extends AppOptions {
+  /** Names the app in logs and metrics. */
+  readonly name: string
+  readonly commands: readonly AnyCommand[]
+  readonly queries?: readonly AnyQuery[]
+}
+
+interface Running {
+  readonly ledger: Ledger
+  readonly door: Door
+  readonly lanes: readonly Lane[]
+  readonly admission: Admission
+  readonly queries: QueryRunner
+  readonly pruning: NodeJS.Timeout
+}
+
+export class HeadraceApp implements App {
+  readonly kind = 'headrace-app'
+  readonly name: string
+  readonly gateway: Gateway
+  readonly deadLetters: DeadLetterBox
+  readonly #openLedger: OpenLedger
+  readonly #databases: readonly DatabaseHandle[]
+  #options: ResolvedOptions
+  #state: AppStatus['state'] = 'new'
+  #reason: HeadraceError | null = null
+  #running: Running | null = null
+  #stopping: Promise<void> | null = null
+
+  constructor(definition: AppDefinition, openLedger: OpenLedger) {
+    const { name, commands, queries = [], ...options } = definition
+    checkName('app', name)
+    this.name = name
+    this.#options = resolveOptions(options, process.env)
+    this.#openLedger = openLedger
+    this.#databases = databasesOf([...commands.map(({ options: { databases } }) => databases), ...queries.map(({ definition: { databases } }) => databases)])
+    const byName = { commands: uniqueByName('command', commands), queries: uniqueByName('query', queries) }
+    this.gateway = {
+      ...byName,
+      take: (command, input, how) => this.#door().take(command, input, how),
+      outcomeState: (command, tenant, id) => this.#door().outcomeState(command, tenant, id),
+      waitForOutcome: (command, tenant, id, signal) => this.#door().waitForOutcome(command, tenant, id, signal),
+      ask: async (query, input, signal) => JSON.stringify((await this.#live().queries.ask(query, input, signal)) ?? null),
+    }
+    this.deadLetters = {
+      list: ({ after = 0, limit = 100 } = {}) => this.#live().ledger.deadLetters({ after, limit }),
+      get: async (position) => (await this.#live().ledger.deadLetter(position)) ?? unknownDeadLetter(position),
+      redrive: async (position) => {
+        const { key, partition } = (await this.#live().ledger.redrive(position)) ?? unknownDeadLetter(position)
+        this.#live().admission.queued += 1
+        this.#laneOf(partition).hurry(key, partition)
+      },
+      drop: async (position) => {
+        const { key, partition, blocked } = (await this.#live().ledger.drop(position)) ?? unknownDeadLetter(position)
+        if (blocked) this.#laneOf(partition).hurry(key, partition)
+      },
+      blockedKeys: () => this.#live().ledger.blockedKeys(),
+    }
+  }
+
+  get options(): ResolvedOptions {
+    return this.#options
+  }
+
+  async start({ dataDir }: { readonly dataDir?: string } = {}): Promise<void> {
+    if (this.#state !== 'new') throw new HeadraceError('app-invalid', `The app '${this.name}' was started before; define a new one.`)
+    if (dataDir !== undefined) this.#options = { ...this.#options, dataDir }
+    this.#state = 'starting'
+    try {
+      this.#running = await this.#open()
+      this.#state = 'ready'
+    } catch (error) {
+      this.#state = 'failed'
+      this.#reason = HeadraceError.is(error) ? error : new HeadraceError('internal', String(error), { cause: error })
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping ??= this.#stop()
+    return this.#stopping
+  }
+
+  async status(): Promise<AppStatus> {
+    const running = this.#running
+    const empty = { queued: 0, queuedBytes: 0, parked: 0, outcomes: 0, dead: 0, blockedKeys: 0, oldestAcceptedAt: null }
+    const inFlight = running?.admission.inFlight ?? 0
+    const expectedWaitMs = running === null ? 0 : running.admission.expectedWaitMs(running.admission.queued + unqueuedOf(running.lanes))
+    const counts = running === null || this.#state === 'failed' || this.#state === 'stopped' ? empty : await running.ledger.counts()
+    return { state: this.#state, reason: this.#reason?.message ?? (this.#state === 'ready' ? null : `The app is ${this.#state}.`), inFlight, expectedWaitMs, counts }
+  }
+
+  async submit<Name extends string, Input, Output, Result, Code extends string>(command: Command<Name, Input, Output, Result, Code>, input: Input, options: SubmitOptions = {}): Promise<Outcome<Result, Code>> {
+    const ticket = await this.#door().take(command.name, input, options)
+    const { body } = await abortable(ticket.outcome, options.signal)
+    return JSON.parse(body) as Outcome<Result, Code>
+  }
+
+  async enqueue<Name extends string, Input, Output, Result, Code extends string>(command: Command<Name, Input, Output, Result, Code>, input: Input, options: SubmitOptions = {}): Promise<Receipt> {
+    const ticket = await this.#door().take(command.name, input, options)
+    await abortable(ticket.durable(), options.signal)
+    return ticket
+  }
+
+  async query<Name extends string, Input, Output, Result>(query: Query<Name, Input, Output, Result>, input: Input, options: { readonly signal?: AbortSignal } = {}): Promise<Result> {
+    return (await this.#live().queries.ask(query.name, input, options.signal)) as Result
+  }
+
+  async #open(): Promise<Running> {
+    const { partitions, dataDir, outcomeRetentionMs, outcomesMax, lanes: laneCount } = this.#options
+    const ledger = await this.#openLedger({ app: this.name, dataDir, partitions, databases: this.#databases, outcomeRetentionMs, outcomesMax })
+    const admission = new Admission(this.#options)
+    const lanes: Lane[] = []
+    const laneOf = (partition: number): Lane => lanes[partition % laneCount] as Lane
+    const door = new Door({ app: this.name, options: this.#options, commands: this.gateway.commands, ledger, admission, laneOf, unqueued: () => unqueuedOf(lanes), closed: () => this.#closed() })
+    const { queued, queuedBytes, parked } = await ledger.counts()
+    admission.queued = queued
+    admission.queuedBytes = queuedBytes
+    const blocked = await ledger.blockedKeys()
+    for (let lane = 0; lane < laneCount; lane++) {
+      lanes.push(
+        new Lane({
+          app: this.name,
+          lane,
+          lanes: laneCount,
+          ledger,
+          limits: this.#options,
+          admission,
+          position: () => door.position,
+          adopt: (entry) => door.adopt(entry),
+          forget: (ticket) => door.forget(ticket),
+          beforeOutcomes: () => undefined,
+          fail: (error) => this.#fail(error),
+        }),
+      )
+    }
+    for (const [index, lane] of lanes.entries()) {
+      lane.start(
+        blocked.filter(({ partition }) => partition % laneCount === index),
+        queued > parked,
+      )
+    }
+    const pruning = setInterval(() => void this.#prune(ledger), pruneEveryMs)
+    pruning.unref()
+    return { ledger, door, lanes, admission, queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options), pruning }
+  }
+
+  async #prune(ledger: Ledger): Promise<void> {
+    try {
+      await ledger.prune()
+    } catch (error) {
+      tell('headrace:notice', () => ({ app: this.name, level: 'warn', message: `Old outcomes could not be dropped: ${String(error)}` }))
+    }
+  }
+
+  async #stop(): Promise<void> {
+    const running = this.#running
+    if (running === null) {
+      this.#state = 'stopped'
+      return
+    }
+    const failed = this.#state === 'failed'
+    if (!failed) this.#state = 'stopping'
+    clearInterval(running.pruning)
+    const { stopTimeoutMs } = this.#options
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, stopTimeoutMs)
+    })
+    if (!failed) await Promise.race([Promise.all(running.lanes.map((lane) => lane.stop())), late])
+    clearTimeout(timer)
+    running.door.refuseAll('stopping', 'The node is stopping before this command was decided. If it was answered with 202, it is safe and goes on at the next start; else send it again.')
+    await running.ledger.close().catch((error: unknown) => {
+      tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The storage did not close cleanly: ${String(error)}. The next start recovers.` }))
+    })
+    if (!failed) this.#state = 'stopped'
+  }
+
+  #fail(error: HeadraceError): void {
+    if (this.#state === 'failed') return
+    this.#state = 'failed'
+    this.#reason = error
+    tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The app has failed and takes no more commands: ${error.message}`, details: { code: error.code } }))
+    this.#running?.door.refuseAll('storage-failed', `The storage failed before this command was known to be decided: ${error.message} Send it again with the same id after the restart.`)
+  }
+
+  #closed(): HeadraceError | null {
+    if (this.#state === 'ready') return null
+    if (this.#state === 'stopping' || this.#state === 'stopped') return new HeadraceError('stopping', 'The node is stopping. Send the command again; another node or the restarted one takes it.', { retryAfterMs: 1_000 })
+    if (this.#state === 'failed') return new HeadraceError('storage-failed', this.#reason?.message, { retryAfterMs: 5_000 })
+    return new HeadraceError('not-ready', `The app is ${this.#state}.`, { retryAfterMs: 1_000 })
+  }
+
+  #door(): Door {
+    return this.#live().door
+  }
+
+  #live(): Running {
+    if (this.#running === null) throw new HeadraceError('app-not-started', `The app '${this.name}' is ${this.#state}. Await app.start() first.`)
+    return this.#running
+  }
+
+  #laneOf(partition: number): Lane {
+    const { lanes } = this.#live()
+    return lanes[partition % lanes.length] as Lane
+  }
+}
+
+function unqueuedOf(lanes: readonly Lane[]): number {
+  let unqueued = 0
+  for (const lane of lanes) unqueued += lane.unqueued
+  return unqueued
+}
+
+function unknownDeadLetter(position: number): never {
+  throw new HeadraceError('dead-letter-unknown', `There is no dead letter at position ${position}. List them: headrace dlq ls.`)
+}
+
+function uniqueByName<T extends { readonly name: string }>(what: string, items: readonly T[]): ReadonlyMap<string, T> {
+  const byName = new Map<string, T>()
+  for (const item of items) {
+    if (byName.has(item.name)) throw new HeadraceError('app-invalid', `Two ${what === 'query' ? 'queries' : 'commands'} are named '${item.name}'. Give each a name of its own.`)
+    byName.set(item.name, item)
+  }
+  return byName
+}
+
+function databasesOf(sets: readonly (Readonly<Record<string, DatabaseHandle>> | undefined)[]): DatabaseHandle[] {
+  const byName = new Map<string, DatabaseHandle>()
+  for (const handle of sets.flatMap((set) => Object.values(set ?? {}))) {
+    const known = byName.get(handle.name)
+    if (known !== undefined && known !== handle) throw new HeadraceError('app-invalid', `Two databases are named '${handle.name}'. Define it once and use that handle everywhere.`)
+    byName.set(handle.name, handle)
+  }
+  return [...byName.values()]
+}
+

@@ -1,0 +1,243 @@
+/**
+ * The door of an app: checks what callers send, keeps track of who waits, and
+ * hands commands to the lane of their partition.
+ *
+ * A command is checked completely before anything of it is kept: name, input,
+ * key, id, size, then the limits of the node.
+ */
+import { randomUUID } from 'node:crypto'
+import { tell } from '../contracts/diagnostics.ts'
+import { type ErrorCode, HeadraceError } from '../contracts/errors.ts'
+import type { Entry, Ledger } from '../contracts/ledger.ts'
+import { digestOf, hash32 } from '../std/hash.ts'
+import { jsonDepth } from '../std/json.ts'
+import { nearest } from '../std/nearest.ts'
+import type { Admission } from './admission.ts'
+import type { OutcomeState, SubmitOptions } from './app-contract.ts'
+import type { AnyCommand } from './command.ts'
+import type { Lane } from './lane.ts'
+import type { ResolvedOptions } from './options.ts'
+import { callerId, scopedId } from './outcome.ts'
+import { Ticket, type TicketOwner } from './ticket.ts'
+import { validated } from './validate.ts'
+
+const idPattern = /^[\x21-\x7e]{1,128}$/
+const tenantPattern = /^[A-Za-z0-9._-]{1,64}$/
+const keyBytesMax = 512
+
+export interface DoorContext {
+  readonly app: string
+  readonly options: ResolvedOptions
+  readonly commands: ReadonlyMap<string, AnyCommand>
+  readonly ledger: Ledger
+  readonly admission: Admission
+  readonly laneOf: (partition: number) => Lane
+  /** Commands that wait in memory, over all lanes. */
+  readonly unqueued: () => number
+  /** Why the app takes no commands now, or null. */
+  readonly closed: () => HeadraceError | null
+}
+
+export class Door implements TicketOwner {
+  readonly #context: DoorContext
+  /** By scoped id: every command of this process that somebody waits for, or that is in a window. */
+  readonly #tickets = new Map<string, Ticket>()
+  #position: number
+
+  constructor(context: DoorContext) {
+    this.#context = context
+    this.#position = context.ledger.firstPosition - 1
+  }
+
+  get position(): number {
+    return this.#position
+  }
+
+  /** Resolves to the ticket of the command: a new one, or the one that has its id already. */
+  async take(name: string, input: unknown, options: SubmitOptions): Promise<Ticket> {
+    const command = this.#command(name)
+    this.#checkOpen()
+    const tenant = options.tenant ?? 'default'
+    if (!tenantPattern.test(tenant)) throw new HeadraceError('tenant-invalid', `The tenant ${JSON.stringify(tenant.slice(0, 80))} is not valid: use 1 to 64 letters, digits, dots, dashes or underscores.`)
+    const id = options.id ?? randomUUID()
+    if (typeof id !== 'string' || !idPattern.test(id)) throw new HeadraceError('id-invalid', `The id ${JSON.stringify(String(id).slice(0, 140))} is not valid: use 1 to 128 visible ASCII characters.`)
+    const text = this.#textOf(name, input)
+    const value = await validated(`command '${name}'`, command.options.input, input)
+    const key = keyOf(command, value)
+    const digest = digestOf(text)
+    const scoped = scopedId(name, tenant, id)
+
+    const waiting = this.#tickets.get(scoped)
+    if (waiting !== undefined) {
+      if (waiting.entry.digest !== digest) throw new HeadraceError('id-reused', `The id ${id} of command '${name}' is in flight with another input. Use a new id for a new command.`)
+      tell('headrace:admission', () => ({ app: this.#context.app, command: name, answer: 'joined' }))
+      return waiting
+    }
+    return this.#admit({ partition: hash32(key) % this.#context.ledger.partitions, key, id: scoped, command: name, tenant, input: text, digest }, command, id, value)
+  }
+
+  #admit(given: Omit<Entry, 'position' | 'acceptedAt' | 'attempts' | 'queued'>, command: AnyCommand, id: string, value: unknown): Ticket {
+    const { admission, app, laneOf, unqueued } = this.#context
+    const lane = laneOf(given.partition)
+    try {
+      this.#checkOpen()
+      lane.checkKey(given.key)
+      admission.admit(admission.queued + unqueued(), given.input.length)
+    } catch (error) {
+      tell('headrace:admission', () => ({ app, command: given.command, answer: HeadraceError.is(error) ? error.code : 'internal' }))
+      throw error
+    }
+    this.#position += 1
+    const ticket = new Ticket({ ...given, position: this.#position, acceptedAt: Date.now(), attempts: 0, queued: false }, id, command, { value }, this)
+    this.#remember(ticket)
+    tell('headrace:admission', () => ({ app, command: given.command, answer: 'taken' }))
+    lane.offer(ticket)
+    return ticket
+  }
+
+  persist(ticket: Ticket): void {
+    this.#context.laneOf(ticket.partition).persist(ticket)
+  }
+
+  attach(ticket: Ticket): void {
+    const other = this.#tickets.get(ticket.entry.id)
+    if (other !== undefined) {
+      other.outcome.then(
+        (outcome) => ticket.settle(outcome),
+        (error: unknown) => ticket.refuse(error),
+      )
+      return
+    }
+    ticket.forgotten = false
+    this.#remember(ticket)
+    // It may have been decided between the forgetting and now.
+    this.#context.ledger.outcomes([ticket.entry.id]).then(
+      (found) => {
+        const outcome = found.get(ticket.entry.id)
+        if (outcome === undefined || ticket.settled) return
+        ticket.settle(outcome)
+        this.forget(ticket)
+      },
+      (error: unknown) => ticket.refuse(error),
+    )
+  }
+
+  /** The ticket for a command read from disk. */
+  adopt(entry: Entry): Ticket {
+    const waiting = this.#tickets.get(entry.id)
+    if (waiting !== undefined && waiting.place === 'disk') {
+      waiting.entry = entry
+      waiting.place = 'window'
+      return waiting
+    }
+    const ticket = new Ticket(entry, callerId(entry.id), this.#context.commands.get(entry.command) ?? null, null, this)
+    if (waiting === undefined) this.#tickets.set(entry.id, ticket)
+    return ticket
+  }
+
+  forget(ticket: Ticket): void {
+    ticket.forgotten = true
+    if (ticket.counted) {
+      ticket.counted = false
+      this.#context.admission.inFlight -= 1
+    }
+    if (this.#tickets.get(ticket.entry.id) === ticket) this.#tickets.delete(ticket.entry.id)
+  }
+
+  /** Refuses everybody who still waits. */
+  refuseAll(code: ErrorCode, message: string): void {
+    for (const ticket of [...this.#tickets.values()]) {
+      ticket.refuse(new HeadraceError(code, message))
+      this.forget(ticket)
+    }
+  }
+
+  async outcomeState(command: string, tenant: string, id: string): Promise<OutcomeState> {
+    this.#command(command)
+    const scoped = scopedId(command, tenant, id)
+    if (this.#tickets.has(scoped)) return { state: 'pending' }
+    const { ledger } = this.#context
+    const outcome = (await ledger.outcomes([scoped])).get(scoped)
+    if (outcome !== undefined) return { state: 'done', status: outcome.status, body: outcome.body }
+    return { state: this.#tickets.has(scoped) || (await ledger.pending(scoped)) !== null ? 'pending' : 'unknown' }
+  }
+
+  async waitForOutcome(command: string, tenant: string, id: string, signal: AbortSignal): Promise<OutcomeState> {
+    const scoped = scopedId(command, tenant, id)
+    const waiting = this.#tickets.get(scoped)
+    if (waiting !== undefined) return doneState(await abortable(waiting.outcome, signal))
+    const state = await this.outcomeState(command, tenant, id)
+    if (state.state !== 'pending') return state
+    const pending = await this.#context.ledger.pending(scoped)
+    const digest = pending?.digest ?? ''
+    const stand = new Ticket({ position: pending?.position ?? 0, partition: 0, key: '', id: scoped, command, tenant, input: '', digest, acceptedAt: Date.now(), attempts: 0, queued: true }, id, this.#command(command), null, this)
+    stand.place = 'disk'
+    stand.forgotten = true
+    return doneState(await abortable(stand.outcome, signal))
+  }
+
+  #remember(ticket: Ticket): void {
+    ticket.counted = true
+    this.#context.admission.inFlight += 1
+    this.#tickets.set(ticket.entry.id, ticket)
+  }
+
+  #command(name: string): AnyCommand {
+    const command = this.#context.commands.get(name)
+    if (command !== undefined) return command
+    const known = [...this.#context.commands.keys()]
+    const proposal = nearest(name, known)
+    throw new HeadraceError('command-unknown', `There is no command ${JSON.stringify(name.slice(0, 80))}${proposal === null ? '' : `; did you mean '${proposal}'?`}`, { details: { known } })
+  }
+
+  #checkOpen(): void {
+    const closed = this.#context.closed()
+    if (closed !== null) throw closed
+  }
+
+  #textOf(name: string, input: unknown): string {
+    const { inputBytesMax, jsonDepthMax } = this.#context.options
+    if (jsonDepth(input, jsonDepthMax) > jsonDepthMax) throw new HeadraceError('body-too-deep', `The input of command '${name}' is nested more than ${jsonDepthMax} levels deep.`)
+    let text: string | undefined
+    try {
+      text = JSON.stringify(input)
+    } catch (error) {
+      throw new HeadraceError('input-invalid', `The input of command '${name}' cannot be stored as JSON: ${error instanceof Error ? error.message : String(error)}`)
+    }
+    if (text === undefined) throw new HeadraceError('body-missing', `Command '${name}' needs an input.`)
+    if (text.length > inputBytesMax || (text.length * 3 > inputBytesMax && Buffer.byteLength(text) > inputBytesMax)) {
+      throw new HeadraceError('body-too-large', `The input of command '${name}' has more than ${inputBytesMax} bytes as JSON (inputBytesMax).`)
+    }
+    return text
+  }
+}
+
+function keyOf(command: AnyCommand, value: unknown): string {
+  let key: unknown
+  try {
+    key = command.options.key(value)
+  } catch (error) {
+    throw new HeadraceError('key-invalid', `key() of command '${command.name}' failed: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+  }
+  const text = typeof key === 'number' && Number.isSafeInteger(key) ? String(key) : key
+  if (typeof text !== 'string' || text === '' || Buffer.byteLength(text) > keyBytesMax) {
+    throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave ${typeof key === 'string' ? `a text of ${Buffer.byteLength(key)} bytes` : String(key)}: it must be a text of 1 to ${keyBytesMax} bytes, or a safe integer.`)
+  }
+  return text
+}
+
+function doneState({ status, body }: { readonly status: 'committed' | 'rejected' | 'failed'; readonly body: string }): OutcomeState {
+  return { state: 'done', status, body }
+}
+
+/** Waits for a promise until the signal aborts. Throws 'wait-aborted'. */
+export async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise
+  const aborted = (): HeadraceError => new HeadraceError('wait-aborted', 'The caller stopped waiting. The command goes on; ask for its outcome by its id.', { cause: signal.reason })
+  if (signal.aborted) throw aborted()
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = (): void => reject(aborted())
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}

@@ -1,0 +1,69 @@
+/**
+ * What becomes of a command that failed alone: it waits and is tried again, or
+ * it is dead-lettered, and its key is skipped or blocked.
+ */
+import { type ErrorCode, HeadraceError } from '../contracts/errors.ts'
+import type { CommitRecord, StoredOutcome } from '../contracts/ledger.ts'
+import { backoffMs } from '../std/backoff.ts'
+import type { Limits } from './options.ts'
+import { failedOutcome } from './outcome.ts'
+import type { Ticket } from './ticket.ts'
+
+const retriesDefault = 3
+/** Longest error message that a dead letter keeps, in characters. */
+const messageMax = 2_000
+
+/** Errors that the same input meets again however often it is tried. */
+const final: readonly ErrorCode[] = ['input-invalid', 'command-unknown', 'decide-impure', 'decide-invalid', 'result-invalid', 'statement-refused', 'table-without-key']
+
+export type Verdict = 'retry' | 'skip' | 'block'
+
+export function verdictOf(ticket: Ticket, error: unknown): Verdict {
+  const retries = ticket.command?.options.retries ?? retriesDefault
+  const hopeless = HeadraceError.is(error) && final.includes(error.code)
+  if (!hopeless && ticket.entry.attempts < retries) return 'retry'
+  return ticket.command?.options.onDeadLetter ?? 'skip'
+}
+
+export interface Judged {
+  readonly ticket: Ticket
+  readonly verdict: Verdict
+  /** When the key is tried again; null unless the verdict is 'retry'. */
+  readonly retryAt: number | null
+  /** Null when the verdict is 'retry'. */
+  readonly outcome: StoredOutcome | null
+  readonly code: string
+  readonly message: string
+}
+
+export function judge(ticket: Ticket, error: unknown, limits: Limits): Judged {
+  const verdict = verdictOf(ticket, error)
+  const code: string = HeadraceError.is(error) ? error.code : 'handler-failed'
+  const message = (error instanceof Error ? error.message : String(error)).slice(0, messageMax)
+  if (verdict === 'retry') {
+    return { ticket, verdict, code, message, outcome: null, retryAt: Date.now() + backoffMs(ticket.entry.attempts, limits.retryBaseMs, limits.retryMaxMs) }
+  }
+  return { ticket, verdict, code, message, outcome: failedOutcome(ticket, code, message), retryAt: null }
+}
+
+/** The part of the commit record that tells of failed commands, and of those held behind them. */
+export function recordOfFailures(judged: readonly Judged[], held: readonly Ticket[]): Pick<CommitRecord, 'parked' | 'blocked' | 'dead' | 'outcomes' | 'done'> {
+  const parked = [...held].map(({ entry }) => entry)
+  const blocked: CommitRecord['blocked'][number][] = []
+  const dead: CommitRecord['dead'][number][] = []
+  const outcomes: StoredOutcome[] = []
+  const done: CommitRecord['done'][number][] = []
+  for (const { ticket, verdict, retryAt, outcome, code, message } of judged) {
+    const { entry } = ticket
+    if (verdict !== 'skip') blocked.push({ key: entry.key, partition: entry.partition, retryAt })
+    if (outcome === null) {
+      parked.push({ ...entry, attempts: entry.attempts + 1 })
+      continue
+    }
+    const { position, partition, key, id, command, tenant, input, digest, acceptedAt } = entry
+    dead.push({ position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts: entry.attempts + 1, code, message, diedAt: Date.now(), blocks: verdict === 'block' })
+    outcomes.push(outcome)
+    done.push(entry)
+  }
+  return { parked, blocked, dead, outcomes, done }
+}

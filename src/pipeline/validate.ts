@@ -1,0 +1,16 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { HeadraceError } from '../contracts/errors.ts'
+
+/** Issues told to the caller; a hostile input could make thousands. */
+const issuesMax = 20
+
+/** The value that the schema makes of `input`. Throws 'input-invalid' with the issues, each with a path and a message. */
+export async function validated<Output>(owner: string, schema: StandardSchemaV1<unknown, Output>, input: unknown): Promise<Output> {
+  const checking = schema['~standard'].validate(input)
+  const result = checking instanceof Promise ? await checking : checking
+  if (result.issues === undefined) return result.value
+  const issues = result.issues.slice(0, issuesMax).map(({ message, path = [] }) => ({ path: path.map((part) => (typeof part === 'object' ? part.key : part)).join('.'), message }))
+  const [first] = issues
+  const where = first === undefined || first.path === '' ? '' : ` at ${first.path}`
+  throw new HeadraceError('input-invalid', `The input of ${owner} is not valid${where}: ${first?.message ?? 'no reason given'}`, { details: { issues } })
+}
