@@ -67,6 +67,7 @@ export const errorTable = Object.freeze({
   'sql-failed': entry(500, false, 'A statement failed', 'Correct the statement that the message names.'),
   'sql-busy': entry(503, true, 'The database is locked by somebody else', 'Close the other program that writes to the file.'),
   'table-without-key': entry(500, false, 'A table has no primary key', 'Give the table a primary key; its changes could not be replayed after a crash.'),
+  'constraint-deferred': entry(500, false, 'A table has a deferred constraint', 'Declare the foreign key without DEFERRABLE INITIALLY DEFERRED.'),
   'statement-refused': entry(500, false, 'The statement is not allowed inside a command', 'Leave BEGIN, COMMIT, ATTACH, PRAGMA and schema changes out of handlers.'),
   'fenced': entry(503, true, 'Another owner has taken over', 'Stop this node; the newer owner carries on.'),
   'data-in-use': entry(503, true, 'The data directory is in use', 'Stop the other process, or use another data directory.'),
@@ -109,6 +110,7 @@ export const errorTable = Object.freeze({
   'app-invalid': entry(500, false, 'The app is not defined well', 'Correct the definition as the message says.'),
   'app-not-started': entry(503, true, 'The app is not started', 'Await app.start() first.'),
   'listen-failed': entry(500, false, 'The server cannot listen', 'Name another port or host, or stop what listens there.'),
+  'admin-refused': entry(403, false, 'Administration is not open to this caller', 'Call from the machine of the node, or start it with an admin token and send that.'),
   'dead-letter-unknown': entry(404, false, 'There is no such dead letter', 'List them: headrace dlq ls.'),
   'internal': entry(500, false, 'A defect of Headrace', 'Please report it, with the log of the node.'),
 } satisfies Record<string, ErrorEntry>)

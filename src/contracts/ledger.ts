@@ -88,7 +88,7 @@ export interface CommitRecord {
   /** The highest position given out so far: a later run starts above it. */
   readonly position: number
   readonly outcomes: readonly StoredOutcome[]
-  /** Entries that are done; those that were queued leave the queue. */
+  /** Queued entries that are done, and leave the queue. */
   readonly done: readonly Entry[]
   /** Entries that wait for their key; kept on disk under their own position. */
   readonly parked: readonly Entry[]
@@ -106,7 +106,13 @@ export interface Transaction {
   savepoint(): Promise<void>
   rollbackToSavepoint(): Promise<void>
   releaseSavepoint(): Promise<void>
-  /** Resolves when the batch is decided and every database shows it. After an error, nothing of it is true, unless the code is 'storage-failed'. */
+  /**
+   * Resolves when the batch is decided and every database shows it. After an
+   * error nothing of it is true, but for 'storage-failed', where only the next
+   * start knows, and an error with `details.decided`, where the same batch must
+   * be tried again and is then found decided. A statement that failed before,
+   * outside of a savepoint that was rolled back, makes it fail.
+   */
   commit(record: CommitRecord): Promise<void>
   abort(): Promise<void>
 }
@@ -175,6 +181,7 @@ export interface Ledger {
   close(): Promise<void>
 }
 
+/** Opens a ledger and the databases of an app on it. */
 export interface LedgerOptions {
   readonly app: string
   readonly dataDir: string

@@ -18,6 +18,8 @@ export class Admission {
   /** Commands on disk, or on their way there. */
   queued = 0
   queuedBytes = 0
+  /** Those of them that wait for their key, and delay nobody else. */
+  parked = 0
   /** Commands a millisecond, as the last batches went; 0 until the first. */
   #rate = 0
 
@@ -31,15 +33,15 @@ export class Admission {
     this.#rate = this.#rate === 0 ? rate : this.#rate * (1 - rateWeight) + rate * rateWeight
   }
 
-  /** The wait that a new command would meet behind `waiting` others, in milliseconds. */
-  expectedWaitMs(waiting: number): number {
-    return this.#rate === 0 ? 0 : waiting / this.#rate
+  /** The wait that a new command would meet, with `unqueued` others in memory alone, in milliseconds. */
+  expectedWaitMs(unqueued: number): number {
+    return this.#rate === 0 ? 0 : Math.max(0, this.queued - this.parked + unqueued) / this.#rate
   }
 
   /** Throws 'overloaded', 'queue-full' or 'queue-slow', each with a pause; returns when the command may come in. */
-  admit(waiting: number, bytes: number): void {
+  admit(unqueued: number, bytes: number): void {
     const { inFlightMax, queuedCommandsMax, queuedBytesMax, queueWaitMsMax } = this.#limits
-    const waitMs = this.expectedWaitMs(waiting)
+    const waitMs = this.expectedWaitMs(unqueued)
     const retryAfterMs = Math.min(retryAfterMaxMs, Math.max(retryAfterMinMs, waitMs / 2))
     if (this.inFlight >= inFlightMax) {
       throw new HeadraceError('overloaded', `${this.inFlight} commands are in flight; inFlightMax is ${inFlightMax}. Send the command again after the pause.`, { retryAfterMs })

@@ -72,7 +72,9 @@ export class HeadraceApp implements App {
       get: async (position) => (await this.#live().ledger.deadLetter(position)) ?? unknownDeadLetter(position),
       redrive: async (position) => {
         const { key, partition } = (await this.#live().ledger.redrive(position)) ?? unknownDeadLetter(position)
-        this.#live().admission.queued += 1
+        const { admission } = this.#live()
+        admission.queued += 1
+        admission.parked += 1
         this.#laneOf(partition).hurry(key, partition)
       },
       drop: async (position) => {
@@ -110,7 +112,7 @@ export class HeadraceApp implements App {
     const running = this.#running
     const empty = { queued: 0, queuedBytes: 0, parked: 0, outcomes: 0, dead: 0, blockedKeys: 0, oldestAcceptedAt: null }
     const inFlight = running?.admission.inFlight ?? 0
-    const expectedWaitMs = running === null ? 0 : running.admission.expectedWaitMs(running.admission.queued + unqueuedOf(running.lanes))
+    const expectedWaitMs = running === null ? 0 : running.admission.expectedWaitMs(unqueuedOf(running.lanes))
     const counts = running === null || this.#state === 'failed' || this.#state === 'stopped' ? empty : await running.ledger.counts()
     return { state: this.#state, reason: this.#reason?.message ?? (this.#state === 'ready' ? null : `The app is ${this.#state}.`), inFlight, expectedWaitMs, counts }
   }
@@ -141,6 +143,7 @@ export class HeadraceApp implements App {
     const { queued, queuedBytes, parked } = await ledger.counts()
     admission.queued = queued
     admission.queuedBytes = queuedBytes
+    admission.parked = parked
     const blocked = await ledger.blockedKeys()
     for (let lane = 0; lane < laneCount; lane++) {
       lanes.push(
@@ -202,7 +205,7 @@ export class HeadraceApp implements App {
   }
 
   #fail(error: HeadraceError): void {
-    if (this.#state === 'failed') return
+    if (this.#state === 'failed' || this.#state === 'stopping') return
     this.#state = 'failed'
     this.#reason = error
     tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The app has failed and takes no more commands: ${error.message}`, details: { code: error.code } }))

@@ -255,7 +255,8 @@ function recordOf(context: ApplyContext, tickets: readonly Ticket[], work: Work)
   return {
     position: context.position(),
     outcomes: [...work.outcomes.values(), ...outcomes],
-    done: [...tickets.filter((ticket) => !left.has(ticket)).map(({ entry }) => entry), ...done],
+    // What was never queued need not cross to the storage to leave the queue.
+    done: [...tickets.filter((ticket) => ticket.entry.queued && !left.has(ticket)).map(({ entry }) => entry), ...done],
     parked,
     blocked,
     dead,

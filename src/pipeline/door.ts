@@ -73,26 +73,27 @@ export class Door implements TicketOwner {
       tell('headrace:admission', () => ({ app: this.#context.app, command: name, answer: 'joined' }))
       return waiting
     }
-    return this.#admit({ partition: hash32(key) % this.#context.ledger.partitions, key, id: scoped, command: name, tenant, input: text, digest }, command, id, value)
-  }
-
-  #admit(given: Omit<Entry, 'position' | 'acceptedAt' | 'attempts' | 'queued'>, command: AnyCommand, id: string, value: unknown): Ticket {
-    const { admission, app, laneOf, unqueued } = this.#context
-    const lane = laneOf(given.partition)
-    try {
-      this.#checkOpen()
-      lane.checkKey(given.key)
-      admission.admit(admission.queued + unqueued(), given.input.length)
-    } catch (error) {
-      tell('headrace:admission', () => ({ app, command: given.command, answer: HeadraceError.is(error) ? error.code : 'internal' }))
-      throw error
-    }
+    const partition = hash32(key) % this.#context.ledger.partitions
+    const lane = this.#context.laneOf(partition)
+    this.#admit(name, lane, key, text.length)
     this.#position += 1
-    const ticket = new Ticket({ ...given, position: this.#position, acceptedAt: Date.now(), attempts: 0, queued: false }, id, command, { value }, this)
+    const ticket = new Ticket({ position: this.#position, partition, key, id: scoped, command: name, tenant, input: text, digest, acceptedAt: Date.now(), attempts: 0, queued: false }, id, command, { value }, this)
     this.#remember(ticket)
-    tell('headrace:admission', () => ({ app, command: given.command, answer: 'taken' }))
     lane.offer(ticket)
     return ticket
+  }
+
+  #admit(command: string, lane: Lane, key: string, bytes: number): void {
+    const { admission, app, unqueued } = this.#context
+    try {
+      this.#checkOpen()
+      lane.checkKey(key)
+      admission.admit(unqueued(), bytes)
+    } catch (error) {
+      tell('headrace:admission', () => ({ app, command, answer: HeadraceError.is(error) ? error.code : 'internal' }))
+      throw error
+    }
+    tell('headrace:admission', () => ({ app, command, answer: 'taken' }))
   }
 
   persist(ticket: Ticket): void {

@@ -63,7 +63,7 @@ export function recordOfFailures(judged: readonly Judged[], held: readonly Ticke
     const { position, partition, key, id, command, tenant, input, digest, acceptedAt } = entry
     dead.push({ position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts: entry.attempts + 1, code, message, diedAt: Date.now(), blocks: verdict === 'block' })
     outcomes.push(outcome)
-    done.push(entry)
+    if (entry.queued) done.push(entry)
   }
   return { parked, blocked, dead, outcomes, done }
 }

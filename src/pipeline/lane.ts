@@ -62,6 +62,7 @@ export class Lane {
   /** Commands in the window that are not on disk. */
   #unqueued = 0
   #running: Promise<void> | null = null
+  #settling: Promise<void> = Promise.resolve()
 
   constructor(context: LaneContext) {
     this.#context = context
@@ -123,6 +124,7 @@ export class Lane {
     this.#appender.whenIdle(() => this.#wake.resolve())
     this.#wake.resolve()
     await this.#running
+    await this.#settling
   }
 
   async #loop(): Promise<void> {
@@ -150,12 +152,14 @@ export class Lane {
 
   async #wakeKeys(): Promise<void> {
     for (const key of this.#hurried) {
+      if (this.#window.length >= this.#context.limits.windowCommandsMax) return
       this.#hurried.delete(key)
       const { entries, more } = await this.#context.ledger.unblock(key, this.#context.limits.batchCommandsMax)
       const wakening = this.#blocked.drain(key, entries.length, more)
       const tickets = entries.map((entry) => this.#context.adopt(entry))
       for (const ticket of tickets) ticket.wakening = wakening
       this.#window.pushFront(tickets)
+      this.#context.admission.parked -= entries.length
     }
   }
 
@@ -245,18 +249,33 @@ export class Lane {
     if (ready.length > 0) admission.served(ready.length, ms)
     this.#context.beforeOutcomes(batch)
     tell('headrace:batch', () => ({ app, commands: ready.length, ms, ...batch.times, waitMs: startedAt - Math.min(startedAt, ...ready.map(({ takenAt }) => takenAt)) }))
-    for (const [ticket, outcome] of batch.outcomes) this.#settle(ticket, outcome, batch.repeated.has(ticket))
+    for (const [ticket] of batch.outcomes) this.#leave(ticket)
     for (const verdict of judged) this.#afterJudgement(verdict)
     for (const ticket of heldNow) this.#afterParking(ticket)
+    this.#settling = this.#settleSoon(batch)
   }
 
-  #settle(ticket: Ticket, outcome: StoredOutcome, repeated: boolean): void {
-    const { app, admission, forget } = this.#context
+  /**
+   * Outcomes go out one turn of the event loop later: by then the next batch is
+   * on its way to the storage thread, and the callers' own work runs beside it.
+   */
+  async #settleSoon(batch: AppliedBatch): Promise<void> {
+    await new Promise(setImmediate)
+    for (const [ticket, outcome] of batch.outcomes) this.#settle(ticket, outcome, batch.repeated.has(ticket))
+  }
+
+  /** The command is decided: the door and its key count it no more. */
+  #leave(ticket: Ticket): void {
+    const { admission } = this.#context
     if (ticket.entry.queued) {
       admission.queued -= 1
       admission.queuedBytes -= ticket.entry.input.length
     }
     if (ticket.wakening !== 0) this.#blocked.done(ticket.key, ticket.wakening)
+  }
+
+  #settle(ticket: Ticket, outcome: StoredOutcome, repeated: boolean): void {
+    const { app, forget } = this.#context
     if (outcome.digest === ticket.entry.digest) ticket.settle(outcome)
     else ticket.refuse(new HeadraceError('id-reused', `The id ${ticket.id} of command '${ticket.entry.command}' was used before with another input. Use a new id for a new command.`))
     forget(ticket)
@@ -267,6 +286,7 @@ export class Lane {
     const { app } = this.#context
     const { key, partition, id, position, command } = ticket.entry
     if (outcome !== null) {
+      this.#leave(ticket)
       this.#settle(ticket, outcome, false)
       if (verdict === 'block') this.#blocked.wait(key, partition, null, 0)
       tell('headrace:dead-letter', () => ({ app, command, key, id, position, code, message }))
@@ -283,6 +303,7 @@ export class Lane {
       admission.queued += 1
       admission.queuedBytes += ticket.entry.input.length
     }
+    admission.parked += 1
     ticket.wakening = 0
     ticket.place = 'disk'
     ticket.appended()
@@ -293,12 +314,17 @@ export class Lane {
   /**
    * The storage cannot take the batch now. Commands that are on disk wait for
    * it; those that are not are given back to their callers once the tries are
-   * used up: nothing of them was kept.
+   * used up: nothing of them was kept. A batch that is decided already is
+   * tried until it is found so.
    */
   async #waitForStorage(tickets: readonly Ticket[], attempt: number, error: HeadraceError): Promise<readonly Ticket[]> {
     const { app, limits, forget } = this.#context
     tell('headrace:retry', () => ({ app, commands: tickets.length, way: 'whole', error }))
     const stopping = this.#stopControl.signal.aborted
+    if (error.details?.['decided'] === true) {
+      await pause(backoffMs(attempt - 1, limits.retryBaseMs, limits.retryMaxMs))
+      return tickets
+    }
     if (attempt <= limits.batchRetriesMax && !stopping) {
       await pause(backoffMs(attempt - 1, limits.retryBaseMs, limits.retryMaxMs), this.#stopControl.signal)
       return tickets

@@ -9,9 +9,15 @@
  *   checkpoint each file moved to disk with fsync; then its redo is dropped.
  *
  * A failure before step 2 undoes everything. A failure at step 2 that leaves
- * open whether the commit is on disk, or a failure at step 3, ends the engine:
- * every later call is refused with 'storage-failed', and the next start
- * recovers. Nothing is retried after a failed fsync.
+ * open whether the commit is on disk ends the engine: every later call is
+ * refused with 'storage-failed', and the next start recovers. Nothing is
+ * retried after a failed fsync. When step 3 meets a full disk, the file is
+ * *behind*: nothing reads or writes it until the journal's redo has brought it
+ * up, which every later call on it tries first.
+ *
+ * A statement that fails is a vote to abort: the transaction cannot commit any
+ * more, even if the handler did not look at the error, unless a savepoint from
+ * before the statement is rolled back.
  *
  * Everything here is synchronous and runs on one thread (see `port.ts`).
  */
@@ -28,10 +34,17 @@ import type { Verb } from './verbs.ts'
 const checkpointBatches = 512
 const checkpointBytes = 16 * 1024 ** 2
 
+interface Open {
+  readonly participants: readonly Participant[]
+  /** The first statement that failed, since the last savepoint that was rolled back. */
+  failed: unknown
+}
+
 export class Engine implements Calls {
   readonly #journal: Journal
   readonly #participants: ReadonlyMap<string, Participant>
-  readonly #transactions = new Map<number, Participant[]>()
+  readonly #transactions = new Map<number, Open>()
+  readonly #behind = new Set<Participant>()
   readonly #release: () => void
   #nextTransaction = 1
   #batchesSinceCheckpoint = 0
@@ -59,7 +72,7 @@ export class Engine implements Calls {
     const begun: Participant[] = []
     try {
       for (const name of [...databases].sort()) {
-        const participant = this.#participant(name)
+        const participant = this.#upToDate(name)
         participant.begin()
         begun.push(participant)
       }
@@ -68,30 +81,39 @@ export class Engine implements Calls {
       throw error
     }
     const transaction = this.#nextTransaction++
-    this.#transactions.set(transaction, begun)
+    this.#transactions.set(transaction, { participants: begun, failed: null })
     return { transaction, known }
   }
 
   write(transaction: number, database: string, verb: Verb): Row[] | number {
-    this.#open(transaction)
-    return this.#participant(database).writes.run(verb)
+    const open = this.#open(transaction)
+    try {
+      return this.#participant(database).writes.run(verb)
+    } catch (error) {
+      open.failed ??= error
+      throw error
+    }
   }
 
   read(database: string, verb: Verb): Row[] | number {
-    return this.#participant(database).reads.run(verb)
+    return this.#upToDate(database).reads.run(verb)
   }
 
   savepoint(transaction: number, action: 'savepoint' | 'rollback to' | 'release'): void {
-    for (const participant of this.#open(transaction)) participant.savepoint(action)
+    const open = this.#open(transaction)
+    if (action === 'rollback to') open.failed = null
+    if (action === 'release' && open.failed !== null) throw open.failed
+    for (const participant of open.participants) participant.savepoint(action)
   }
 
   commit(transaction: number, record: CommitRecord): void {
-    const participants = this.#open(transaction)
+    const { participants, failed } = this.#open(transaction)
     this.#transactions.delete(transaction)
     const batch = this.#journal.lastBatch + 1
     const redo: Redo[] = []
     const changed: Participant[] = []
     try {
+      if (failed !== null) throw failed
       for (const participant of participants) {
         const changes = participant.prepare(this.#journal.epoch, batch)
         if (changes === null) continue
@@ -112,9 +134,9 @@ export class Engine implements Calls {
   }
 
   abort(transaction: number): void {
-    const participants = this.#transactions.get(transaction)
+    const open = this.#transactions.get(transaction)
     this.#transactions.delete(transaction)
-    for (const participant of participants ?? []) participant.abort()
+    for (const participant of open?.participants ?? []) participant.abort()
   }
 
   append(...parameters: Parameters<Calls['append']>): Reply['append'] {
@@ -181,19 +203,36 @@ export class Engine implements Calls {
     for (const participant of participants) {
       if (!changed.includes(participant)) participant.abort()
     }
-    try {
-      changed.forEach((participant, index) => {
-        if (index > 0) crashPoint('commit.between-files')
+    let firstError: unknown = null
+    changed.forEach((participant, index) => {
+      if (index > 0) crashPoint('commit.between-files')
+      try {
         participant.commit()
-      })
-    } catch (error) {
-      const why = error instanceof Error ? error.message : String(error)
-      throw new HeadraceError('storage-failed', `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`, { cause: error })
-    }
+      } catch (error) {
+        participant.abort()
+        this.#behind.add(participant)
+        firstError ??= error
+      }
+    })
+    if (firstError === null) return
+    const full = HeadraceError.is(firstError) && firstError.code === 'disk-full'
+    const why = firstError instanceof Error ? firstError.message : String(firstError)
+    if (full) throw new HeadraceError('disk-full', `A decided batch waits for space on the disk: ${why}`, { details: { decided: true }, cause: firstError })
+    throw new HeadraceError('storage-failed', `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`, { cause: firstError })
+  }
+
+  /** The participant, with everything that the journal has decided for it. */
+  #upToDate(name: string): Participant {
+    const participant = this.#participant(name)
+    if (!this.#behind.has(participant)) return participant
+    for (const { changes, batch } of this.#journal.redoAfter(name, participant.marker() ?? 0)) participant.redo(changes, batch)
+    this.#behind.delete(participant)
+    return participant
   }
 
   #checkpoint(): void {
     this.#batchesSinceCheckpoint = 0
+    if (this.#behind.size > 0) return
     const batch = this.#journal.lastBatch
     let all = true
     for (const participant of this.#participants.values()) all = participant.checkpoint() && all
@@ -207,9 +246,9 @@ export class Engine implements Calls {
     return participant
   }
 
-  #open(transaction: number): Participant[] {
-    const participants = this.#transactions.get(transaction)
-    if (participants === undefined) throw new HeadraceError('transaction-closed')
-    return participants
+  #open(transaction: number): Open {
+    const open = this.#transactions.get(transaction)
+    if (open === undefined) throw new HeadraceError('transaction-closed')
+    return open
   }
 }

@@ -147,7 +147,7 @@ export class Journal {
         this.#addTo(this.#outcomeIndex, hash, this.#nextOutcome)
         this.#nextOutcome += 1
       }
-      for (const entry of record.done) if (entry.queued) this.#deleteEntry(entry)
+      for (const entry of record.done) this.#deleteEntry(entry)
       for (const entry of record.parked) {
         if (entry.queued) this.#deleteEntry(entry)
         this.#insertEntry(entry, 1)
@@ -257,6 +257,8 @@ export class Journal {
 
   prune(olderThan: number, keepMax: number): number {
     const last = this.#nextOutcome - keepMax
+    const first = this.#run('select at from outcome where n >= ? order by n limit 1').get(this.#firstOutcome) as { at: number } | undefined
+    if (first === undefined || (first.at >= olderThan && this.#firstOutcome >= last)) return 0
     const rows = this.#run('select n, hash, at from outcome where n >= ? order by n limit ?').all(this.#firstOutcome, pruneRowsMax) as { n: number; hash: number; at: number }[]
     const gone = rows.findIndex((row) => row.at >= olderThan && row.n >= last)
     const old = gone === -1 ? rows : rows.slice(0, gone)
@@ -465,7 +467,9 @@ export class Journal {
       this.#queuedBytes = memory.queuedBytes
       this.#parked = memory.parked
       this.#redoBytes = memory.redoBytes
-      throw sqliteError('journal', error)
+      const known = sqliteError('journal', error)
+      // The statements of the journal are its own: one that fails is never a caller's fault.
+      throw known.code === 'sql-failed' ? new HeadraceError('storage-failed', known.message, { cause: error }) : known
     }
   }
 }

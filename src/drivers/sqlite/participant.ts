@@ -56,7 +56,7 @@ export class Participant {
       throw sqliteError(options.name, error, options.schema ?? undefined)
     }
     this.writes = new Verbs(options.name, this.#writer)
-    this.reads = new Verbs(options.name, this.#reader)
+    this.reads = new Verbs(options.name, this.#reader, { readOnly: true })
     const move = this.#writer.prepare('update headrace_fence set epoch = ?, batch = ? where scope = ? and epoch <= ?')
     this.#moveFence = (epoch, batch) => Number(move.run(epoch, batch, scope, epoch).changes) === 1
   }
@@ -162,6 +162,11 @@ export class Participant {
   #checkTables(): void {
     const { schema_version: version } = this.#writer.prepare('pragma schema_version').get() as { schema_version: number }
     if (version === this.#schemaVersion) return
+    // A deferred constraint would be checked by the file's own commit, when the journal has decided already.
+    const deferred = this.#writer.prepare("select name from sqlite_master where type = 'table' and replace(sql, char(10), ' ') like '%deferrable%initially%deferred%'").get() as { name: string } | undefined
+    if (deferred !== undefined) {
+      throw new HeadraceError('constraint-deferred', `Table '${deferred.name}' of SQLite '${this.name}' has a foreign key that is DEFERRABLE INITIALLY DEFERRED; a batch could then fail after it was decided. Declare it without.`, { details: { database: this.name, table: deferred.name } })
+    }
     const tables = this.#writer.prepare("select name from pragma_table_list where schema = 'main' and type = 'table' and name not like 'sqlite\\_%' escape '\\'").all() as { name: string }[]
     for (const { name } of tables) {
       const keys = this.#writer.prepare('select count(*) as n from pragma_table_info(?) where pk > 0').get(name) as { n: number }

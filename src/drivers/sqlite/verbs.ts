@@ -31,9 +31,12 @@ export class Verbs {
   readonly #database: DatabaseSyncInstance
   readonly #statements = new Map<string, StatementSyncInstance>()
 
-  constructor(name: string, database: DatabaseSyncInstance) {
+  readonly #readOnly: boolean
+
+  constructor(name: string, database: DatabaseSyncInstance, { readOnly = false } = {}) {
     this.#name = name
     this.#database = database
+    this.#readOnly = readOnly
   }
 
   /** Rows for reads, the number of rows changed for writes. */
@@ -131,7 +134,9 @@ export class Verbs {
     try {
       return use(this.#prepared(text))
     } catch (error) {
-      throw sqliteError(this.#name, error, text)
+      const known = sqliteError(this.#name, error, text)
+      if (this.#readOnly && known.code === 'data-unreadable') throw new HeadraceError('statement-refused', `A query only reads, but this statement writes to '${this.#name}': ${text}`, { cause: error })
+      throw known
     }
   }
 
