@@ -71,10 +71,12 @@ export class HeadraceApp implements App {
       list: ({ after = 0, limit = 100 } = {}) => this.#live().ledger.deadLetters({ after, limit }),
       get: async (position) => (await this.#live().ledger.deadLetter(position)) ?? unknownDeadLetter(position),
       redrive: async (position) => {
-        const { key, partition } = (await this.#live().ledger.redrive(position)) ?? unknownDeadLetter(position)
-        const { admission } = this.#live()
+        const { admission, ledger } = this.#live()
+        const letter = await ledger.deadLetter(position)
+        const { key, partition } = (await ledger.redrive(position)) ?? unknownDeadLetter(position)
         admission.queued += 1
         admission.parked += 1
+        admission.queuedBytes += letter?.input.length ?? 0
         this.#laneOf(partition).hurry(key, partition)
       },
       drop: async (position) => {

@@ -21,7 +21,14 @@ const defaultThread: ThreadOption = import.meta.url.endsWith('.ts') ? 'main' : '
 export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<Ledger> {
   const startedAt = performance.now()
   const dataDir = resolve(options.dataDir)
-  const port = await openPort({ dataDir, partitions: options.partitions, databases: options.databases.map((handle) => databaseOf(handle, dataDir)) }, options.thread ?? defaultThread)
+  const databases = options.databases.map((handle) => databaseOf(handle, dataDir))
+  const paths = new Map([[join(dataDir, 'journal.sqlite'), 'the journal']])
+  for (const { name, path } of databases) {
+    const other = paths.get(path)
+    if (other !== undefined) throw new HeadraceError('app-invalid', `SQLite '${name}' and ${other} are one file: ${path}. Give each a file of its own.`)
+    paths.set(path, `'${name}'`)
+  }
+  const port = await openPort({ dataDir, partitions: options.partitions, databases }, options.thread ?? defaultThread)
   const { queued, redone } = port.opened
   tell('headrace:recovery', () => ({ app: options.app, queued, redone, ms: performance.now() - startedAt }))
   return ledgerOn(port, options)
@@ -119,9 +126,13 @@ class SqliteTransaction implements Transaction {
     return this.#end(() => this.#port.call('abort', this.#number))
   }
 
-  async #write(database: string, verb: Verb): Promise<Row[] | number> {
-    if (!this.#open) throw new HeadraceError('transaction-closed', `The transaction on '${database}' has ended. Await every database call before the handler returns.`)
-    return this.#port.call('write', this.#number, database, verb)
+  #write(database: string, verb: Verb): Promise<Row[] | number> {
+    const writing = this.#open
+      ? this.#port.call('write', this.#number, database, verb)
+      : Promise.reject(new HeadraceError('transaction-closed', `The transaction on '${database}' has ended. Await every database call before the handler returns.`))
+    // A handler may leave it unawaited; the engine holds the commit to it all the same.
+    writing.catch(() => undefined)
+    return writing
   }
 
   async #end(action: () => Promise<void>): Promise<void> {
