@@ -5,8 +5,8 @@
 import { HeadraceError } from '../contracts/errors.ts'
 import type { Limits } from './options.ts'
 
-/** Weight of the newest batch in the service rate. */
-const rateWeight = 0.2
+/** Weight of the newest batch in the averages. */
+const newestWeight = 0.2
 /** Least and longest pause that a refused caller is told, in milliseconds. */
 const retryAfterMinMs = 1_000
 const retryAfterMaxMs = 60_000
@@ -20,8 +20,10 @@ export class Admission {
   queuedBytes = 0
   /** Those of them that wait for their key, and delay nobody else. */
   parked = 0
-  /** Commands a millisecond, as the last batches went; 0 until the first. */
-  #rate = 0
+  /** Milliseconds of a batch, whatever its size; null until the first. */
+  #batchMs: number | null = null
+  /** Milliseconds of a command in a batch that was at least half full; null until the first. */
+  #commandMs: number | null = null
 
   constructor(limits: Limits) {
     this.#limits = limits
@@ -29,13 +31,20 @@ export class Admission {
 
   /** Tells of a batch that took `ms` from begin to commit. */
   served(commands: number, ms: number): void {
-    const rate = commands / Math.max(ms, 0.01)
-    this.#rate = this.#rate === 0 ? rate : this.#rate * (1 - rateWeight) + rate * rateWeight
+    this.#batchMs = averaged(this.#batchMs, ms)
+    if (commands * 2 >= this.#limits.batchCommandsMax) this.#commandMs = averaged(this.#commandMs, ms / commands)
   }
 
-  /** The wait that a new command would meet, with `unqueued` others in memory alone, in milliseconds. */
+  /**
+   * The wait that a new command would meet, with `unqueued` others in memory
+   * alone, in milliseconds. A batch costs nearly the same for one command as
+   * for a hundred, so the rate of small batches says nothing of what full ones
+   * will do: until one was seen, every batch is taken to be full.
+   */
   expectedWaitMs(unqueued: number): number {
-    return this.#rate === 0 ? 0 : Math.max(0, this.queued - this.parked + unqueued) / this.#rate
+    const waiting = Math.max(0, this.queued - this.parked + unqueued)
+    if (this.#commandMs !== null) return waiting * this.#commandMs
+    return Math.ceil(waiting / this.#limits.batchCommandsMax) * (this.#batchMs ?? 0)
   }
 
   /** Throws 'overloaded', 'queue-full' or 'queue-slow', each with a pause; returns when the command may come in. */
@@ -53,4 +62,8 @@ export class Admission {
       throw new HeadraceError('queue-slow', `A new command would wait about ${Math.round(waitMs / 1000)} s; queueWaitMsMax is ${queueWaitMsMax} ms. Send the command again after the pause.`, { retryAfterMs })
     }
   }
+}
+
+function averaged(average: number | null, newest: number): number {
+  return average === null ? newest : average * (1 - newestWeight) + newest * newestWeight
 }

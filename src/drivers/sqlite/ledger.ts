@@ -11,11 +11,16 @@ import { openPort, type Port, type ThreadOption } from './port.ts'
 import type { Verb } from './verbs.ts'
 
 export interface SqliteLedgerOptions extends LedgerOptions {
-  /** Default: 'worker'; run from TypeScript sources, which Node 20 cannot load in a worker, 'main'. */
+  /** Default: what HEADRACE_SQLITE_THREAD says, else 'worker'; run from TypeScript sources, which Node 20 cannot load in a worker, 'main'. */
   readonly thread?: ThreadOption
 }
 
-const defaultThread: ThreadOption = import.meta.url.endsWith('.ts') ? 'main' : 'worker'
+function threadOf(options: SqliteLedgerOptions): ThreadOption {
+  const asked = options.thread ?? process.env['HEADRACE_SQLITE_THREAD']
+  if (asked === undefined || asked === '') return import.meta.url.endsWith('.ts') ? 'main' : 'worker'
+  if (asked !== 'main' && asked !== 'worker') throw new HeadraceError('option-invalid', `HEADRACE_SQLITE_THREAD must be 'main' or 'worker', not ${JSON.stringify(asked)}.`)
+  return asked
+}
 
 /** Opens the journal and the databases of an app in its data directory, and recovers. Errors: see `openEngine`. */
 export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<Ledger> {
@@ -28,7 +33,7 @@ export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<Le
     if (other !== undefined) throw new HeadraceError('app-invalid', `SQLite '${name}' and ${other} are one file: ${path}. Give each a file of its own.`)
     paths.set(path, `'${name}'`)
   }
-  const port = await openPort({ dataDir, partitions: options.partitions, databases }, options.thread ?? defaultThread)
+  const port = await openPort({ dataDir, partitions: options.partitions, databases }, threadOf(options))
   const { queued, redone } = port.opened
   tell('headrace:recovery', () => ({ app: options.app, queued, redone, ms: performance.now() - startedAt }))
   return ledgerOn(port, options)

@@ -1,6 +1,6 @@
 /** The thread of the embedded engine: one call at a time, in the order they came. */
 import { parentPort, workerData } from 'node:worker_threads'
-import type { CallName, EngineOptions, Reply } from './calls.ts'
+import type { EngineOptions } from './calls.ts'
 import type { Engine } from './engine.ts'
 import { type FromWorker, type ToWorker, toWire } from './port.ts'
 import { openEngine } from './recovery.ts'
@@ -11,16 +11,12 @@ const send = (message: FromWorker): void => port.postMessage(message)
 
 function serve(engine: Engine): void {
   port?.on('message', ({ number, name, parameters }: ToWorker) => {
-    let reply: Reply[CallName]
     try {
-      reply = engine.answer({ name, parameters })
+      send({ number, reply: engine.answer({ name, parameters }) })
     } catch (error) {
       send({ number, error: toWire(error) })
-      return
-    } finally {
-      if (name === 'close') port?.close()
     }
-    send({ number, reply })
+    if (name === 'close') port?.close()
   })
 }
 
