@@ -85,7 +85,6 @@ export const errorTable = Object.freeze({
   'cache-busy': entry(503, true, 'Too many loads are under way', 'Ask again later, or raise loadsMax.'),
   'cache-below-floor': entry(503, true, 'The load did not reach the version that was asked for', 'Let the load read from the primary when its replica is behind the floor it is given.'),
   'cache-unavailable': entry(503, true, 'The shared cache does not answer', 'Nothing to do: the cache goes on without it, and takes it back by itself.'),
-  'cache-refused': entry(500, false, 'The shared cache refuses the call', 'Correct its password, rights or memory as the message says.'),
   'cache-namespace-taken': entry(500, false, 'The cache namespace is in use with another serializer', 'Use another namespace, or the same serializer in every app that shares it.'),
   'cache-closed': entry(503, true, 'The cache is closed', 'Do not use a cache after close().'),
 

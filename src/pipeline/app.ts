@@ -4,6 +4,7 @@
  *   new → starting → ready → stopping → stopped
  *                  ↘ failed ↙            (storage failed, or another owner took over)
  */
+import { type Cache, createCache } from '../cache/index.ts'
 import type { DatabaseHandle } from '../contracts/database.ts'
 import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
@@ -36,6 +37,7 @@ interface Running {
   readonly lanes: readonly Lane[]
   readonly admission: Admission
   readonly queries: QueryRunner
+  readonly cache: Cache
   readonly pruning: NodeJS.Timeout
 }
 
@@ -138,6 +140,7 @@ export class HeadraceApp implements App {
   async #open(): Promise<Running> {
     const { partitions, dataDir, outcomeRetentionMs, outcomesMax, lanes: laneCount } = this.#options
     const ledger = await this.#openLedger({ app: this.name, dataDir, partitions, databases: this.#databases, outcomeRetentionMs, outcomesMax })
+    const cache = createCache({ name: this.name, bytesMax: this.#options.cacheBytesMax })
     const admission = new Admission(this.#options)
     const lanes: Lane[] = []
     const laneOf = (partition: number): Lane => lanes[partition % laneCount] as Lane
@@ -159,7 +162,7 @@ export class HeadraceApp implements App {
           position: () => door.position,
           adopt: (entry) => door.adopt(entry),
           forget: (ticket) => door.forget(ticket),
-          beforeOutcomes: () => undefined,
+          beforeOutcomes: ({ invalidated, version }) => letFall(cache, invalidated, version),
           fail: (error) => this.#fail(error),
         }),
       )
@@ -172,7 +175,7 @@ export class HeadraceApp implements App {
     }
     const pruning = setInterval(() => void this.#prune(ledger), pruneEveryMs)
     pruning.unref()
-    return { ledger, door, lanes, admission, queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options), pruning }
+    return { ledger, door, lanes, admission, queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options, cache), cache, pruning }
   }
 
   async #prune(ledger: Ledger): Promise<void> {
@@ -200,6 +203,7 @@ export class HeadraceApp implements App {
     if (!failed) await Promise.race([Promise.all(running.lanes.map((lane) => lane.stop())), late])
     clearTimeout(timer)
     running.door.refuseAll('stopping', 'The node is stopping before this command was decided. If it was answered with 202, it is safe and goes on at the next start; else send it again.')
+    await running.cache.close()
     await running.ledger.close().catch((error: unknown) => {
       tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The storage did not close cleanly: ${String(error)}. The next start recovers.` }))
     })
@@ -234,6 +238,12 @@ export class HeadraceApp implements App {
     const { lanes } = this.#live()
     return lanes[partition % lanes.length] as Lane
   }
+}
+
+/** Cached answers that a batch made old fall before its outcomes go out (invariant 6): no load that began before may fill them again. */
+async function letFall(cache: Cache, keys: ReadonlySet<string>, version: number): Promise<void> {
+  if (keys.size === 0) return
+  await cache.change([...keys].map((name) => ({ kind: 'key', name, version })))
 }
 
 function unqueuedOf(lanes: readonly Lane[]): number {

@@ -43,6 +43,10 @@ export interface AppliedBatch {
   readonly outcomes: ReadonlyMap<Ticket, StoredOutcome>
   /** Tickets answered by an outcome that was there already. */
   readonly repeated: ReadonlySet<Ticket>
+  /** Keys of cached answers that must fall before the outcomes go out. */
+  readonly invalidated: ReadonlySet<string>
+  /** Grows with every commit that changed a database: the version of what it wrote. */
+  readonly version: number
   readonly times: { readonly loadMs: number; readonly decideMs: number; readonly saveMs: number; readonly commitMs: number }
 }
 
@@ -64,6 +68,8 @@ interface Work {
   /** Keys of failed commands that are tried again, and the commands that came after those. */
   readonly waitingKeys: Set<string>
   readonly behind: Ticket[]
+  /** Keys of cached answers that the batch makes old. */
+  readonly invalidated: Set<string>
   loadMs: number
   decideMs: number
   saveMs: number
@@ -78,8 +84,10 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
   )
   try {
     const { fresh, known, repeated } = separate(tickets, transaction)
-    const work: Work = { outcomes: new Map(), failures: [], waitingKeys: new Set(), behind: [], loadMs: 0, decideMs: 0, saveMs: 0 }
+    const work: Work = { outcomes: new Map(), failures: [], waitingKeys: new Set(), behind: [], invalidated: new Set(), loadMs: 0, decideMs: 0, saveMs: 0 }
     await parseAll(fresh)
+    // Decided by an earlier try of this batch, perhaps, whose effects did not get further.
+    for (const ticket of known.keys()) noteInvalidated(ticket, work)
     for (const segment of segmentsOf(fresh)) await applySegment(context, transaction, segment, work)
     for (const [again, first] of repeated) {
       const failure = work.failures.find(({ ticket }) => ticket === first)
@@ -88,7 +96,7 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
     const committing = performance.now()
     const record = recordOf(context, tickets, work)
     crashPoint('apply.before-commit')
-    await transaction.commit(record)
+    const version = await transaction.commit(record)
     crashPoint('acknowledge.before')
     const outcomes = new Map([...known, ...work.outcomes])
     for (const [again, first] of repeated) {
@@ -96,7 +104,7 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
       if (outcome !== undefined) outcomes.set(again, outcome)
     }
     const { loadMs, decideMs, saveMs } = work
-    return { outcomes, repeated: new Set([...known.keys(), ...repeated.keys()]), times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing } }
+    return { outcomes, repeated: new Set([...known.keys(), ...repeated.keys()]), invalidated: work.invalidated, version, times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing } }
   } catch (error) {
     // After a commit that failed there is nothing left to abort, and it says so by itself.
     await transaction.abort().catch(() => undefined)
@@ -189,7 +197,9 @@ function decideAll(context: ApplyContext, segment: readonly Ticket[], batch: rea
       const decision = checkedDecision(ticket, handlers.decide(state, submitted.input, submitted))
       verdicts.push(decision.accepted)
       work.outcomes.set(ticket, outcomeOf(ticket, decision, context.limits.resultBytesMax))
-      if (decision.accepted) accepted.push({ ...submitted, result: decision.result as never })
+      if (!decision.accepted) return
+      noteInvalidated(ticket, work)
+      accepted.push({ ...submitted, result: decision.result as never })
     } catch (error) {
       throw new CulpritError([{ ticket, error }])
     }
@@ -220,6 +230,7 @@ async function runSegment(context: ApplyContext, transaction: Transaction, segme
       const answer = await withinTime(`run of command '${ticket.entry.command}'`, timeoutMs, (signal) => handlers.run({ ...submittedOf(ticket), databases, signal }))
       const decision = checkedDecision(ticket, answer)
       work.outcomes.set(ticket, outcomeOf(ticket, decision, context.limits.resultBytesMax))
+      if (decision.accepted) noteInvalidated(ticket, work)
       await (decision.accepted ? transaction.releaseSavepoint() : transaction.rollbackToSavepoint())
     } catch (error) {
       // The storage itself failed, or the handler may still be using the transaction: the batch cannot go on.
@@ -232,6 +243,11 @@ async function runSegment(context: ApplyContext, transaction: Transaction, segme
     }
   }
   work.saveMs += performance.now() - start
+}
+
+function noteInvalidated(ticket: Ticket, work: Work): void {
+  if (ticket.parsed === null) return
+  for (const key of ticket.command?.options.invalidates?.(ticket.parsed.value as never) ?? []) work.invalidated.add(key)
 }
 
 function submittedOf(ticket: Ticket): Submitted<unknown> {

@@ -72,7 +72,7 @@ export interface CommandOptions<Schema extends StandardSchemaV1, H extends Handl
   readonly onDeadLetter?: OnDeadLetter
   /** Longest time for load, save or run, in milliseconds. Default: the app's handlerTimeoutMs. */
   readonly timeoutMs?: number
-  /** Keys of queries whose cached values this command makes old, as `query.cacheKey(key)` builds them. */
+  /** Keys of queries whose cached answers this command makes old, as the `key` of the query builds them. They fall before the outcome goes out. */
   readonly invalidates?: (input: StandardSchemaV1.InferOutput<Schema>) => readonly string[]
 }
 

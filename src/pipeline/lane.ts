@@ -47,7 +47,7 @@ export interface LaneContext {
   /** The ticket has its end, or lives on disk alone: forget it. */
   readonly forget: (ticket: Ticket) => void
   /** Effects that must come before the outcomes go out, such as raised cache floors. */
-  readonly beforeOutcomes: (batch: AppliedBatch) => void
+  readonly beforeOutcomes: (batch: AppliedBatch) => Promise<void> | void
   readonly fail: (error: HeadraceError) => void
 }
 
@@ -247,7 +247,7 @@ export class Lane {
     )
     const ms = performance.now() - startedAt
     if (ready.length > 0) admission.served(ready.length, ms)
-    this.#context.beforeOutcomes(batch)
+    await this.#context.beforeOutcomes(batch)
     tell('headrace:batch', () => ({ app, commands: ready.length, ms, ...batch.times, waitMs: startedAt - Math.min(startedAt, ...ready.map(({ takenAt }) => takenAt)) }))
     for (const [ticket] of batch.outcomes) this.#leave(ticket)
     for (const verdict of judged) this.#afterJudgement(verdict)

@@ -31,6 +31,7 @@ export const limitTable = Object.freeze({
   retryMaxMs: number(5_000, 1, 3_600_000, 'Longest pause before a retry.'),
   handlerTimeoutMs: number(10_000, 1, 3_600_000, 'Longest time for load, save or run of one batch or command.'),
   queryTimeoutMs: number(5_000, 1, 3_600_000, 'Longest time for one query.'),
+  cacheBytesMax: number(64 * 1024 ** 2, 64 * 1024, 2 ** 40, 'Bytes of cached answers of queries, kept in process.'),
   queriesMax: number(1_000, 1, 1_000_000, 'Queries that run at once; past it 429 overloaded.'),
   inputBytesMax: number(256 * 1024, 64, 64 * 1024 ** 2, 'Bytes of one input, as JSON.'),
   resultBytesMax: number(64 * 1024, 64, 16 * 1024 ** 2, 'Bytes of one result, as JSON.'),

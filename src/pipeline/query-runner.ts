@@ -1,4 +1,8 @@
-/** Runs queries: input checked, time and number bounded, on committed data. */
+/**
+ * Runs queries: input checked, time and number bounded, on committed data; with
+ * a key, through the cache.
+ */
+import type { Cache } from '../cache/index.ts'
 import type { ReadDatabase } from '../contracts/database.ts'
 import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
@@ -15,13 +19,15 @@ export class QueryRunner {
   readonly #queries: ReadonlyMap<string, AnyQuery>
   readonly #ledger: Ledger
   readonly #limits: Limits
+  readonly #cache: Cache
   #running = 0
 
-  constructor(app: string, queries: ReadonlyMap<string, AnyQuery>, ledger: Ledger, limits: Limits) {
+  constructor(app: string, queries: ReadonlyMap<string, AnyQuery>, ledger: Ledger, limits: Limits, cache: Cache) {
     this.#app = app
     this.#queries = queries
     this.#ledger = ledger
     this.#limits = limits
+    this.#cache = cache
   }
 
   /** Throws 'query-unknown', 'input-invalid', 'overloaded', 'query-timeout', 'query-failed', 'wait-aborted'. */
@@ -33,13 +39,20 @@ export class QueryRunner {
     this.#running += 1
     let ok = false
     try {
-      const answer = await abortable(this.#load(query, value), signal)
+      const answer = await abortable(this.#answer(query, value), signal)
       ok = true
       return answer
     } finally {
       this.#running -= 1
       tell('headrace:query', () => ({ app: this.#app, query: name, ms: performance.now() - startedAt, ok }))
     }
+  }
+
+  #answer(query: AnyQuery, value: unknown): Promise<unknown> {
+    const { key, ttlMs, timeoutMs } = query.definition
+    if (key === undefined) return this.#load(query, value)
+    const limitMs = timeoutMs ?? this.#limits.queryTimeoutMs
+    return this.#cache.get(key(value), () => this.#load(query, value), { hardTimeoutMs: limitMs, loadTimeoutMs: limitMs, ...(ttlMs === undefined ? {} : { ttlMs }) })
   }
 
   async #load(query: AnyQuery, value: unknown): Promise<unknown> {

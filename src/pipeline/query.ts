@@ -9,6 +9,14 @@ export interface QueryDefinition<Schema extends StandardSchemaV1, H extends Hand
   /** The shape of the input: any Standard Schema. Over HTTP it comes from the query string, so its fields are strings unless coerced. */
   readonly input: Schema
   readonly databases?: H
+  /**
+   * With a key the answer is cached under it: a command that names the key in
+   * its `invalidates` lets it fall before its outcome goes out. Without, every
+   * query reads the databases. 1 to 512 bytes, unique over all queries of the app.
+   */
+  readonly key?: (input: StandardSchemaV1.InferOutput<Schema>) => string
+  /** How long a cached answer may stand at most, for changes made by other programs, in milliseconds. Default: 60,000. */
+  readonly ttlMs?: number
   /** One line for /openapi.json. */
   readonly summary?: string
   /** Longest time, in milliseconds. Default: the app's queryTimeoutMs. */
@@ -36,9 +44,12 @@ export function query<const Name extends string, Schema extends StandardSchemaV1
 ): Query<Name, StandardSchemaV1.InferInput<Schema>, StandardSchemaV1.InferOutput<Schema>, Result>
 export function query(name: string, definition: QueryDefinition<StandardSchemaV1, Handles, unknown>): AnyQuery {
   checkName('query', name)
-  checkOptions(`query '${name}'`, definition, ['input', 'databases', 'summary', 'timeoutMs', 'load'])
+  checkOptions(`query '${name}'`, definition, ['input', 'databases', 'key', 'ttlMs', 'summary', 'timeoutMs', 'load'])
   if (typeof definition.input?.['~standard']?.validate !== 'function') {
     throw new HeadraceError('app-invalid', `Query '${name}' has no input schema: give a Standard Schema, such as z.object({ … }).`)
+  }
+  if (definition.ttlMs !== undefined && definition.key === undefined) {
+    throw new HeadraceError('app-invalid', `Query '${name}' has a ttlMs but no key: give key: (input) => '…', under which its answer is cached.`)
   }
   if (typeof definition.load !== 'function') {
     throw new HeadraceError('app-invalid', `Query '${name}' has no load function.`)

@@ -8,7 +8,7 @@ export interface Calls {
   write(transaction: number, database: string, verb: Verb): Row[] | number
   read(database: string, verb: Verb): Row[] | number
   savepoint(transaction: number, action: 'savepoint' | 'rollback to' | 'release'): void
-  commit(transaction: number, record: CommitRecord): void
+  commit(transaction: number, record: CommitRecord): number
   abort(transaction: number): void
   append(entries: readonly Entry[]): AppendConflict[]
   queued(options: ReadOptions): Entry[]

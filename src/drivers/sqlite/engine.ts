@@ -106,7 +106,7 @@ export class Engine implements Calls {
     for (const participant of open.participants) participant.savepoint(action)
   }
 
-  commit(transaction: number, record: CommitRecord): void {
+  commit(transaction: number, record: CommitRecord): number {
     const { participants, failed } = this.#open(transaction)
     this.#transactions.delete(transaction)
     const batch = this.#journal.lastBatch + 1
@@ -131,6 +131,7 @@ export class Engine implements Calls {
     crashPoint('commit.after-files')
     this.#batchesSinceCheckpoint += 1
     if (this.#batchesSinceCheckpoint >= checkpointBatches || this.#journal.redoBytes >= checkpointBytes) this.#checkpoint()
+    return this.#journal.lastBatch
   }
 
   abort(transaction: number): void {

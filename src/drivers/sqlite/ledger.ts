@@ -123,7 +123,7 @@ class SqliteTransaction implements Transaction {
     return this.#port.call('savepoint', this.#number, 'release')
   }
 
-  commit(record: CommitRecord): Promise<void> {
+  commit(record: CommitRecord): Promise<number> {
     return this.#end(() => this.#port.call('commit', this.#number, record))
   }
 
@@ -140,11 +140,11 @@ class SqliteTransaction implements Transaction {
     return writing
   }
 
-  async #end(action: () => Promise<void>): Promise<void> {
+  async #end<T>(action: () => Promise<T>): Promise<T> {
     if (!this.#open) throw new HeadraceError('transaction-closed')
     this.#open = false
     try {
-      await action()
+      return await action()
     } finally {
       this.#release()
     }

@@ -1,0 +1,53 @@
+/** One value in L1, and when it may be served. */
+import { QueueNode } from './s3-fifo.ts'
+import type { Seal } from './tags.ts'
+
+export interface Content {
+  readonly value: unknown
+  readonly version: number
+  /** On the monotonic clock, in milliseconds. */
+  readonly freshUntil: number
+  /** How long its load took, in milliseconds: what an early refresh goes by. */
+  readonly loadMs: number
+  readonly seals: readonly Seal[]
+}
+
+export class Entry extends QueueNode {
+  readonly index: Map<string, Entry>
+  readonly key: string
+  readonly value: unknown
+  readonly version: number
+  readonly freshUntil: number
+  /** Until here a hit needs no dice: it is too far from its end for an early refresh. */
+  readonly calmUntil: number
+  readonly loadMs: number
+  readonly seals: readonly Seal[] | null
+  /** When the floor went above the version; 0 while it is not. */
+  belowSince = 0
+  /** After a failed load: not before this moment again. */
+  retryAt = 0
+
+  constructor(index: Map<string, Entry>, key: string, hash: number, size: number, content: Content, earlyRefresh: number) {
+    super(hash, size)
+    this.index = index
+    this.key = key
+    this.value = content.value
+    this.version = content.version
+    this.freshUntil = content.freshUntil
+    this.loadMs = content.loadMs
+    this.calmUntil = content.freshUntil - content.loadMs * earlyRefresh * diceMax
+    this.seals = content.seals.length === 0 ? null : content.seals
+  }
+}
+
+/** -ln(x) is above this for one x in nine million. */
+const diceMax = 16
+
+/**
+ * Whether to load anew before the end, by chance: the nearer the end and the
+ * longer the load, the likelier (XFetch: "Optimal probabilistic cache stampede
+ * prevention", Vattani, Chierichetti and Lowenstein, VLDB 2015).
+ */
+export function isDueEarly(freshUntil: number, loadMs: number, earlyRefresh: number, now: number, random: () => number): boolean {
+  return earlyRefresh > 0 && now - loadMs * earlyRefresh * Math.log(1 - random()) >= freshUntil
+}

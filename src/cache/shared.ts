@@ -1,0 +1,254 @@
+/**
+ * A namespace in the shared store: values packed and unpacked, calls guarded.
+ * Every method answers null when the store is out.
+ */
+import type { Change, FillAnswer, LeaseAnswer, StoreRead } from '../contracts/cache.ts'
+import { tell } from '../contracts/diagnostics.ts'
+import { HeadraceError } from '../contracts/errors.ts'
+import { pack, unpack } from './codec.ts'
+import type { Core } from './core.ts'
+import type { Delivery } from './delivery.ts'
+import type { Content } from './entry.ts'
+import type { Guard } from './guard.ts'
+import type { Local } from './local.ts'
+import type { Settings } from './options.ts'
+import type { Ring } from './ring.ts'
+import type { Serializer } from './serializer.ts'
+import { ttlOf } from './ttl.ts'
+import { type Seal, sealsHold } from './tags.ts'
+
+export interface SharedValue {
+  /** Null when there is no value that this namespace can read. */
+  readonly content: Omit<Content, 'seals'> | null
+  readonly tags: readonly { readonly tag: string; readonly stamp: string }[]
+  readonly floor: number
+  /** On the clock of this process; 0 while the value is not below its floor. */
+  readonly belowSince: number
+}
+
+export type SharedLease =
+  | { readonly state: 'hit'; readonly read: SharedValue }
+  | { readonly state: 'leased'; readonly token: string; readonly read: SharedValue }
+  | { readonly state: 'wait'; readonly read: SharedValue; readonly filled: (forMs: number, signal?: AbortSignal) => Promise<void> }
+
+interface Loaded {
+  readonly value: unknown
+  readonly version: number
+  readonly loadMs: number
+  readonly seals: readonly Seal[]
+}
+
+/** How often marks are read again when a tag changes while they are read. */
+const markReadsMax = 3
+
+export class Shared {
+  readonly #core: Core
+  readonly #local: Local
+  readonly #ring: Ring<Guard>
+  readonly #delivery: Delivery
+  readonly #serializer: Serializer
+  #claim: Promise<boolean> | null = null
+  #claimed = false
+  /** Set when another app uses the namespace with another serializer; the store is left out then. */
+  refused: HeadraceError | null = null
+
+  constructor(core: Core, local: Local, ring: Ring<Guard>, delivery: Delivery, serializer: Serializer) {
+    this.#core = core
+    this.#local = local
+    this.#ring = ring
+    this.#delivery = delivery
+    this.#serializer = serializer
+  }
+
+  async read(key: string): Promise<SharedValue | null> {
+    if (!(await this.#usable('key', key))) return null
+    const name = this.#name(key)
+    const answer = await this.#ring.of(name).call(async (store) => ({ read: await store.read(name) }))
+    return answer === null ? null : this.#decode(answer.read)
+  }
+
+  async lease(key: string, floor: number, minVersion: number, refresh: boolean): Promise<SharedLease | null> {
+    if (!(await this.#usable('key', key))) return null
+    const name = this.#name(key)
+    const { leaseMs } = this.#core.limits
+    const answer: LeaseAnswer | null = await this.#ring.of(name).call((store) => store.lease({ key: name, floor, minVersion, leaseMs, refresh }))
+    return answer === null ? null : { ...answer, read: this.#decode(answer.read) }
+  }
+
+  /** Keeps a lease while its load runs. Returns the way to stop. */
+  extendWhileLoading(key: string, token: string): () => void {
+    const name = this.#name(key)
+    const { leaseMs } = this.#core.limits
+    const timer = setInterval(() => {
+      void this.#ring.of(name).call((store) => store.extend(name, token, leaseMs)).then((held) => {
+        if (held === false) clearInterval(timer)
+      })
+    }, leaseMs / 2)
+    timer.unref()
+    return () => clearInterval(timer)
+  }
+
+  /**
+   * Stores what was loaded. `loaded` is the value as other processes will read
+   * it, so that all see the same. Throws 'cache-value-invalid'.
+   */
+  fill(key: string, token: string, loaded: Loaded, settings: Settings): { readonly loaded: Loaded; readonly answer: Promise<FillAnswer | null> } {
+    const name = this.#name(key)
+    const guard = this.#ring.of(name)
+    const freshMs = ttlOf(loaded.value, settings)
+    const body = pack({ ...loaded, tags: loaded.seals }, this.#serializer, this.#core.limits.compressOverBytes)
+    const same = this.#readBack(body, loaded)
+    if (freshMs === 0 || body.length > guard.store.bodyBytesMax) {
+      if (freshMs > 0) this.#core.stats.tooLarge++
+      return { loaded: same, answer: this.release(key, token).then(() => 'too-large') }
+    }
+    const keepMs = freshMs + Math.max(settings.staleMs, settings.staleIfErrorMs)
+    const answer = guard.call((store) => store.fill({ key: name, token, version: loaded.version, raise: false, body, freshMs, keepMs }))
+    return { loaded: same, answer }
+  }
+
+  async release(key: string, token: string): Promise<void> {
+    const name = this.#name(key)
+    await this.#ring.of(name).call(async (store) => {
+      await store.release(name, token)
+      return true
+    })
+  }
+
+  /** Puts a value that the caller sets; the floor goes up with its version. Rejects when that is not certain. */
+  async set(change: Change, value: unknown, freshMs: number, tags: readonly string[], settings: Settings): Promise<Loaded> {
+    const key = change.name
+    const seals = await this.seals(tags)
+    const body = pack({ value, loadMs: 0, tags: seals }, this.#serializer, this.#core.limits.compressOverBytes)
+    const version = change.version ?? this.#local.floors.get(key)
+    const loaded = this.#readBack(body, { value, version, loadMs: 0, seals })
+    const name = this.#name(key)
+    const guard = this.#ring.of(name)
+    if (freshMs > 0 && body.length <= guard.store.bodyBytesMax && (await this.#usable('key', key))) {
+      const keepMs = freshMs + Math.max(settings.staleMs, settings.staleIfErrorMs)
+      const answer = await guard.call((store) => store.fill({ key: name, token: null, version: change.version, raise: change.version !== null, body, freshMs, keepMs }))
+      if (answer === 'stored') {
+        await this.#delivery.tell(this.#local.namespace, [change])
+        return loaded
+      }
+    }
+    await this.#delivery.deliver(this.#local.namespace, [change])
+    return loaded
+  }
+
+  /** The floor that the store has for a key; 0 when it is out. */
+  async floorOf(key: string): Promise<number> {
+    return (await this.read(key))?.floor ?? 0
+  }
+
+  /** The tags of a load that begins now, as they stand. */
+  async seals(tags: readonly string[]): Promise<readonly Seal[]> {
+    if (tags.length === 0) return []
+    const known = this.busInTouch() ? this.#local.tags.known(tags) : null
+    if (known !== null) return known
+    // Without the store the seals are of this process only, and fall when the store is back.
+    return (await this.#learn(tags)) ?? this.#local.seal(tags)
+  }
+
+  /** The seals of a stored value, or null when one of its tags has fallen or is not to be had. */
+  async sealsOf({ content, tags }: SharedValue): Promise<readonly Seal[] | null> {
+    if (tags.length === 0) return []
+    const names = tags.map(({ tag }) => tag)
+    const current = (this.busInTouch() ? this.#local.tags.known(names) : null) ?? (await this.#learn(names))
+    if (current === null || content === null) return null
+    const seals = current.map((seal, place) => ({ ...seal, stamp: tags[place]?.stamp ?? '' }))
+    return sealsHold(seals, Number.MAX_SAFE_INTEGER) ? seals : null
+  }
+
+  /** Whether no message of the bus can have been missed. */
+  busInTouch(): boolean {
+    return this.#core.bus !== null && performance.now() < this.#core.bus.trustedUntil()
+  }
+
+  /** Without a bus a value must not stay long in L1: nobody tells when it falls. */
+  forL1(content: Content): Content {
+    if (this.#core.bus !== null) return content
+    return { ...content, freshUntil: Math.min(content.freshUntil, this.#core.now() + this.#core.limits.l1TtlMsWithoutBus) }
+  }
+
+  /** Makes sure that the namespace is written with this serializer only. False while the store is out, or when it is not so. */
+  claim(): Promise<boolean> {
+    this.#claim ??= this.#claimNow().finally(() => {
+      this.#claim = null
+    })
+    return this.#claim
+  }
+
+  async #claimNow(): Promise<boolean> {
+    const name = `${this.#local.namespace}:`
+    const mine = this.#serializer.id
+    const found = await this.#ring.of(name).call((store) => store.claim(name, mine))
+    if (found === null) return false
+    if (found !== mine) {
+      this.refused = new HeadraceError('cache-namespace-taken', `The cache namespace '${this.#local.namespace}' is in use with the serializer '${found}', and this app has '${mine}': use another namespace, or the same serializer. Until then this app reads past the shared store.`)
+      tell('headrace:notice', () => ({ app: this.#core.name, level: 'error', message: (this.refused as HeadraceError).message }))
+      return false
+    }
+    this.#claimed = true
+    return true
+  }
+
+  async #usable(kind: 'key' | 'tag', name: string): Promise<boolean> {
+    if (this.refused !== null || this.#delivery.isCut(this.#local.namespace, kind, name)) return false
+    return this.#claimed || this.claim()
+  }
+
+  async #learn(tags: readonly string[]): Promise<readonly Seal[] | null> {
+    for (const tag of tags) {
+      if (!(await this.#usable('tag', tag))) return null
+    }
+    const { tags: local } = this.#local
+    for (let read = 0; read < markReadsMax; read++) {
+      const before = local.changes
+      const learned = await this.#marks(tags)
+      if (learned === null) return null
+      // A tag that fell while its mark was read: the mark may be the old one.
+      if (local.changes !== before) continue
+      for (const [place, tag] of tags.entries()) {
+        const mark = learned[place]
+        if (mark === undefined) return null
+        local.learn(tag, mark)
+      }
+      if (local.full) this.#local.flush()
+      return local.known(tags)
+    }
+    return null
+  }
+
+  async #marks(tags: readonly string[]): Promise<readonly { readonly stamp: string; readonly floor: number }[] | null> {
+    const answers = await Promise.all(
+      tags.map((tag) => {
+        const name = this.#name(tag)
+        return this.#ring.of(name).call((store) => store.marks([name]))
+      }),
+    )
+    const marks = answers.map((answer) => answer?.[0])
+    return marks.some((mark) => mark === undefined) ? null : (marks as { stamp: string; floor: number }[])
+  }
+
+  #decode(read: StoreRead | null): SharedValue {
+    const now = this.#core.now()
+    const packed = read === null || read.entry === null ? null : unpack(read.entry.body, this.#serializer)
+    return {
+      content: packed === null || read === null || read.entry === null ? null : { value: packed.value, loadMs: packed.loadMs, version: read.entry.version, freshUntil: now + read.entry.freshMs },
+      tags: packed?.tags ?? [],
+      floor: read?.floor ?? 0,
+      belowSince: read === null || read.belowMs === 0 ? 0 : now - read.belowMs,
+    }
+  }
+
+  #readBack(body: Uint8Array, loaded: Loaded): Loaded {
+    const packed = unpack(body, this.#serializer)
+    if (packed === null) throw new HeadraceError('cache-value-invalid', `The serializer '${this.#serializer.id}' cannot read what it has written.`)
+    return { ...loaded, value: packed.value }
+  }
+
+  #name(key: string): string {
+    return `${this.#local.namespace}:${key}`
+  }
+}
