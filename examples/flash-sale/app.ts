@@ -1,0 +1,152 @@
+/**
+ * A flash sale: one order takes from the stock, writes the order, and takes
+ * from the buyer's wallet, in three databases. All of it happens or none.
+ *
+ *   npx headrace start examples/flash-sale/app.ts
+ *
+ * Amounts are whole cents.
+ */
+import { accept, command, defineApp, query, reject } from 'headrace'
+import { sqlite } from 'headrace/sqlite'
+import { z } from 'zod'
+
+const stock = sqlite('stock', {
+  schema: `create table if not exists stock (
+    sku text primary key not null,
+    price integer not null,
+    remaining integer not null
+  )`,
+})
+
+const orders = sqlite('orders', {
+  // `number` tells in what order the rows were written. `id` is indexed but not
+  // unique: Headrace applies an id once, and whoever doubts it can count.
+  schema: `create table if not exists orders (
+    number integer primary key,
+    id text not null,
+    sku text not null,
+    buyer text not null,
+    quantity integer not null,
+    price integer not null,
+    position integer not null
+  );
+  create index if not exists orders_id on orders (id)`,
+})
+
+const wallet = sqlite('wallet', {
+  schema: `create table if not exists wallet (
+    buyer text primary key not null,
+    balance integer not null
+  )`,
+})
+
+type Item = { sku: string; price: number; remaining: number }
+type Wallet = { buyer: string; balance: number }
+
+const sku = z.string().min(1).max(64)
+const buyer = z.string().min(1).max(64)
+const cents = z.int().min(0).max(1_000_000_000_000)
+
+/** Buys up to five of one SKU. */
+export const buy = command('order.buy', {
+  summary: 'Buy up to five of one SKU, paid from the wallet of the buyer.',
+  input: z.object({ sku, buyer, quantity: z.int().min(1).max(5) }),
+  // Orders for one SKU are served strictly in the order they came.
+  key: (order) => order.sku,
+  databases: { stock, orders, wallet },
+  // The cached answers that an order makes old; they fall before its outcome goes out.
+  invalidates: (order) => [`stock:${order.sku}`, `wallet:${order.buyer}`],
+
+  // Once per batch: the SKUs and wallets that the orders of the batch touch.
+  async load(batch, databases) {
+    const items = await databases.stock.selectIn<Item>('stock', 'sku', batch.map(({ input }) => input.sku))
+    const wallets = await databases.wallet.selectIn<Wallet>('wallet', 'buyer', batch.map(({ input }) => input.buyer))
+    return {
+      items: new Map(items.map((item) => [item.sku, { ...item }])),
+      wallets: new Map(wallets.map((row) => [row.buyer, { ...row }])),
+    }
+  },
+
+  // Once per order, in order. The next order sees what this one took, also when
+  // the same buyer orders two SKUs in one batch.
+  decide({ items, wallets }, order, { id }) {
+    const item = items.get(order.sku)
+    if (item === undefined) return reject('unknown-sku', `There is no ${order.sku}.`)
+    if (item.remaining < order.quantity) return reject('sold-out', `${item.remaining} left.`)
+    const purse = wallets.get(order.buyer)
+    if (purse === undefined) return reject('unknown-buyer', `${order.buyer} has no wallet.`)
+    const total = item.price * order.quantity
+    if (purse.balance < total) return reject('insufficient-funds', `${total} needed, ${purse.balance} there.`)
+    item.remaining -= order.quantity
+    purse.balance -= total
+    return accept({ order: id, price: item.price, total })
+  },
+
+  // Once per batch: everything that changed, as sets of rows.
+  async save({ items, wallets }, accepted, databases) {
+    await databases.stock.updateMany('stock', 'sku', touched(items, accepted.map(({ input }) => input.sku)))
+    await databases.orders.insertMany(
+      'orders',
+      accepted.map(({ id, input, result, position }) => ({ id, ...input, price: result.price, position })),
+    )
+    await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.map(({ input }) => input.buyer)))
+  },
+})
+
+/** The rows of those keys, each once. */
+function touched<Row>(rows: ReadonlyMap<string, Row>, keys: readonly string[]): Row[] {
+  return [...new Set(keys)].flatMap((key) => rows.get(key) ?? [])
+}
+
+/** Sets price and stock of a SKU. Keyed like the orders, so it takes its place among them. */
+export const putStock = command('stock.put', {
+  summary: 'Set the price and the stock of a SKU.',
+  input: z.object({ sku, price: cents, remaining: z.int().min(0).max(1_000_000_000) }),
+  key: (item) => item.sku,
+  databases: { stock },
+  invalidates: (item) => [`stock:${item.sku}`],
+  async run({ input, databases }) {
+    await databases.stock.upsertMany('stock', 'sku', [input])
+    return accept()
+  },
+})
+
+/** Sets the balance of a buyer. */
+export const putWallet = command('wallet.put', {
+  summary: 'Set the balance of a buyer.',
+  input: z.object({ buyer, balance: cents }),
+  key: (row) => row.buyer,
+  databases: { wallet },
+  invalidates: (row) => [`wallet:${row.buyer}`],
+  async run({ input, databases }) {
+    await databases.wallet.upsertMany('wallet', 'buyer', [input])
+    return accept()
+  },
+})
+
+/** How many of a SKU are left. */
+export const stockLeft = query('stock.left', {
+  summary: 'How many of a SKU are left, and at what price.',
+  input: z.object({ sku }),
+  key: (input) => `stock:${input.sku}`,
+  databases: { stock },
+  async load(input, databases) {
+    const [item] = await databases.stock.sql<Item>`select sku, price, remaining from stock where sku = ${input.sku}`
+    return item ?? { sku: input.sku, price: null, remaining: 0 }
+  },
+})
+
+/** What a buyer has left, and has ordered. */
+export const walletShow = query('wallet.show', {
+  summary: 'The balance of a buyer and the latest orders.',
+  input: z.object({ buyer }),
+  key: (input) => `wallet:${input.buyer}`,
+  databases: { wallet, orders },
+  async load(input, databases) {
+    const [row] = await databases.wallet.sql<Wallet>`select balance from wallet where buyer = ${input.buyer}`
+    const latest = await databases.orders.sql`select id, sku, quantity, price from orders where buyer = ${input.buyer} order by number desc limit 10`
+    return { buyer: input.buyer, balance: row?.balance ?? 0, latest }
+  },
+})
+
+export default defineApp({ name: 'flash-sale', commands: [buy, putStock, putWallet], queries: [stockLeft, walletShow] })

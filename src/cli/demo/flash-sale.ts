@@ -1,0 +1,156 @@
+/**
+ * The flash sale from beginning to end: start the server as its own process,
+ * fill stock and wallets, send the orders, kill the server on the way, ask for
+ * every outcome again, read the databases, judge.
+ */
+import { createRandom } from '../../std/random.ts'
+import { CliError, exitCodes } from '../exit.ts'
+import type { Answered } from '../load/answer.ts'
+import { type LoadEnd, runLoad } from '../load/engine.ts'
+import { bulkSender, singleSender } from '../load/sender.ts'
+import { type LoadSummary, Tally } from '../load/tally.ts'
+import { createTransport, type Transport } from '../load/transport.ts'
+import { readSale, type SaleState } from './databases.ts'
+import { type Kill, Killer } from './killer.ts'
+import { NodeProcess } from './node-process.ts'
+import { checkOutcomes, resolvePending } from './outcome-check.ts'
+import { orderId, orderInput, planSale, type SaleOptions, type SalePlan } from './plan.ts'
+import { SaleRecord } from './record.ts'
+import { judge, type Verdict } from './verdict.ts'
+
+export interface FlashSaleOptions extends SaleOptions {
+  /** The file of the app. */
+  readonly app: string
+  readonly dataDir: string
+  readonly connections: number
+  readonly kills: number
+  readonly signal: AbortSignal
+}
+
+/** What a watcher may show while it runs. */
+export interface FlashSaleProgress {
+  readonly tally: Tally
+  readonly killer: Killer
+}
+
+export interface FlashSaleSteps {
+  started(node: NodeProcess, plan: SalePlan, readyMs: number): void
+  stocked(ms: number): void
+  ordering(progress: FlashSaleProgress): void
+  ordered(): void
+  checking(): void
+}
+
+export interface FlashSaleResult {
+  /** Still running. */
+  readonly node: NodeProcess
+  readonly plan: SalePlan
+  readonly verdict: Verdict
+  readonly state: SaleState
+  readonly load: LoadSummary
+  readonly kills: readonly Kill[]
+}
+
+/** Share of orders that are sent twice with the same Idempotency-Key. */
+const repeatShare = 0.1
+/** How long an order is sent again while the server is away, in milliseconds. */
+const retryForMs = 120_000
+const requestTimeoutMs = 60_000
+const bulkLines = 500
+const bulkConnections = 2
+
+export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSteps): Promise<FlashSaleResult> {
+  const plan = planSale(options)
+  const random = createRandom(options.seed)
+  const crash = new AbortController()
+  const signal = AbortSignal.any([options.signal, crash.signal])
+  const node = new NodeProcess({ app: options.app, dataDir: options.dataDir, onCrash: (error) => crash.abort(error) })
+  let transport: Transport | null = null
+  try {
+    const readyMs = await node.start()
+    steps.started(node, plan, readyMs)
+    transport = createTransport({ url: node.url, connections: options.connections, requestTimeoutMs })
+    steps.stocked(await fill(transport, plan, signal))
+
+    const record = new SaleRecord(plan.orders)
+    const tally = new Tally()
+    const killer = new Killer(node, options.kills, plan.orders, random.fork('kills'))
+    steps.ordering({ tally, killer })
+    const end = await order({ transport, plan, record, tally, killer, signal, connections: options.connections, seed: options.seed })
+    await killer.settled()
+    steps.ordered()
+    signal.throwIfAborted()
+
+    steps.checking()
+    const target = { transport, command: 'order.buy', connections: options.connections }
+    await resolvePending(target, record)
+    const outcomes = await checkOutcomes(target, plan, record, random.fork('outcomes'))
+    const state = readSale(options.dataDir)
+    const verdict = judge({ plan, record, state, outcomes, repeats: { sent: end.repeats.sent, different: end.repeats.different } })
+    return { node, plan, verdict, state, load: tally.summary(end), kills: killer.kills }
+  } catch (error) {
+    await node.stop()
+    throw crash.signal.aborted ? crash.signal.reason : error
+  } finally {
+    await transport?.close()
+  }
+}
+
+/** Puts stock and balances in place through the same write path as the orders, as NDJSON. */
+async function fill(transport: Transport, plan: SalePlan, signal: AbortSignal): Promise<number> {
+  const startedAt = performance.now()
+  await putAll(transport, signal, 'stock.put', plan.items.map(({ sku, price, stock }) => ({ sku, price, remaining: stock })))
+  await putAll(transport, signal, 'wallet.put', plan.wallets)
+  return performance.now() - startedAt
+}
+
+async function putAll(transport: Transport, signal: AbortSignal, command: string, inputs: readonly object[]): Promise<void> {
+  let refused: Answered | null = null
+  await runLoad({
+    sender: bulkSender(transport, { command }, bulkLines),
+    next: (index) => JSON.stringify(inputs[index]),
+    idOf: (index) => `put-${index}`,
+    commandsMax: inputs.length,
+    connections: bulkConnections,
+    repeat: 0,
+    random: createRandom(0),
+    retryForMs,
+    signal,
+    onAnswer: (answered) => {
+      if (answered.answer.kind !== 'committed') refused ??= answered
+    },
+  })
+  signal.throwIfAborted()
+  if (refused !== null) throw new CliError(exitCodes.failed, 'fill-refused', `${command} was refused: ${(refused as Answered).answer.body || (refused as Answered).answer.code}`)
+}
+
+interface Ordering {
+  readonly transport: Transport
+  readonly plan: SalePlan
+  readonly record: SaleRecord
+  readonly tally: Tally
+  readonly killer: Killer
+  readonly signal: AbortSignal
+  readonly connections: number
+  readonly seed: number
+}
+
+function order({ transport, plan, record, tally, killer, signal, connections, seed }: Ordering): Promise<LoadEnd> {
+  return runLoad({
+    sender: singleSender(transport, { command: 'order.buy' }),
+    next: (index) => JSON.stringify(orderInput(plan, index)),
+    idOf: orderId,
+    commandsMax: plan.orders,
+    connections,
+    repeat: repeatShare,
+    random: createRandom(seed).fork('load'),
+    retryForMs,
+    signal,
+    onAnswer: (answered) => {
+      record.add(answered)
+      tally.add(answered)
+      if (!answered.job.repeat) killer.answered(tally.answered)
+    },
+    onRetry: (answer) => tally.retry(answer),
+  })
+}
