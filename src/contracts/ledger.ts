@@ -96,10 +96,27 @@ export interface CommitRecord {
   readonly dead: readonly (DeadLetter & { readonly digest: string })[]
 }
 
+/** The ids of a batch. */
+export interface BatchIds {
+  /** Of commands that the queue holds. */
+  readonly queued: readonly string[]
+  /** Of commands that only this process knows. */
+  readonly arriving: readonly string[]
+}
+
+/** A command in the queue, by its id. */
+export interface QueuedId {
+  readonly id: string
+  readonly digest: string
+  readonly position: number
+}
+
 /** The databases of one batch, changed together. Its handles refuse calls after the end. */
 export interface Transaction {
   /** Those of the ids given to `begin` that have an outcome already. */
   readonly known: ReadonlyMap<string, StoredOutcome>
+  /** Those of the arriving ids that the queue holds: commands that were accepted before, and come first. */
+  readonly queued: ReadonlyMap<string, QueuedId>
   /** By the name of the handle. */
   database(name: string): Database
   /** Everything after `savepoint` can be undone alone, on all databases of the transaction. */
@@ -150,16 +167,17 @@ export interface Ledger {
   read(options: ReadOptions): Promise<Entry[]>
 
   /**
-   * Begins a transaction over these databases, and looks up which of `ids` are
-   * decided. An empty list of databases is a transaction of outcomes alone.
+   * Begins a transaction over these databases, and looks up which of the ids
+   * are decided, and which of the arriving ones are queued. An empty list of
+   * databases is a transaction of outcomes alone.
    */
-  begin(databases: readonly string[], ids: readonly string[]): Promise<Transaction>
+  begin(databases: readonly string[], ids: BatchIds): Promise<Transaction>
   /** A handle that reads committed data, outside of any transaction. */
   reader(database: string): ReadDatabase
 
   outcomes(ids: readonly string[]): Promise<Map<string, StoredOutcome>>
-  /** Whether the queue holds the id, and its digest. */
-  pending(id: string): Promise<{ readonly digest: string; readonly position: number } | null>
+  /** The command that the queue holds under this id. */
+  pending(id: string): Promise<QueuedId | null>
   counts(): Promise<LedgerCounts>
 
   blockedKeys(): Promise<BlockedKey[]>

@@ -52,7 +52,7 @@ export interface LockRequest {
  * a grant with a higher token was made after the call was sent.
  */
 export type LockAnswer =
-  | { readonly state: 'granted'; readonly token: number; readonly remainingMs: number; readonly tokenBefore: number }
+  | { readonly state: 'granted'; readonly token: number; readonly remainingMs: number }
   /** In the queue. `endsInMs` is when the earliest lease ends that stands in the way, unless it is extended. */
   | { readonly state: 'queued'; readonly endsInMs: number; readonly tokenBefore: number }
   /** Not free, and not queued. */
@@ -65,7 +65,8 @@ export type LockAnswer =
 export interface LockEnd {
   /** True when the call changed something: the lease or the place in the queue was still there. */
   readonly held: boolean
-  readonly tokenBefore: number
+  /** Null when nobody waits, so that nobody needs it. */
+  readonly tokenBefore: number | null
 }
 
 /** What an engine pushes to its client. */

@@ -52,7 +52,9 @@ export class HeadraceApp implements App {
   #state: AppStatus['state'] = 'new'
   #reason: HeadraceError | null = null
   #running: Running | null = null
+  #opening: Promise<Running> | null = null
   #stopping: Promise<void> | null = null
+  #pruneRuns = false
 
   constructor(definition: AppDefinition, openLedger: OpenLedger) {
     const { name, commands, queries = [], ...options } = definition
@@ -98,8 +100,10 @@ export class HeadraceApp implements App {
     if (dataDir !== undefined) this.#options = { ...this.#options, dataDir }
     this.#state = 'starting'
     try {
-      this.#running = await this.#open()
-      this.#state = 'ready'
+      this.#opening = this.#open()
+      this.#running = await this.#opening
+      // A stop that came meanwhile closes what was opened.
+      if (this.#stopping === null) this.#state = 'ready'
     } catch (error) {
       this.#state = 'failed'
       this.#reason = HeadraceError.is(error) ? error : new HeadraceError('internal', String(error), { cause: error })
@@ -162,6 +166,7 @@ export class HeadraceApp implements App {
           position: () => door.position,
           adopt: (entry) => door.adopt(entry),
           forget: (ticket) => door.forget(ticket),
+          attach: (ticket) => door.attach(ticket),
           beforeOutcomes: ({ invalidated, version }) => letFall(cache, invalidated, version),
           fail: (error) => this.#fail(error),
         }),
@@ -178,16 +183,21 @@ export class HeadraceApp implements App {
     return { ledger, door, lanes, admission, queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options, cache), cache, pruning }
   }
 
+  /** Goes on until nothing is left to drop, so that a flood of outcomes stays within its bound; other work comes in between. */
   async #prune(ledger: Ledger): Promise<void> {
+    if (this.#pruneRuns) return
+    this.#pruneRuns = true
     try {
-      await ledger.prune()
+      while (this.#state === 'ready' && (await ledger.prune()) > 0) await new Promise(setImmediate)
     } catch (error) {
       tell('headrace:notice', () => ({ app: this.name, level: 'warn', message: `Old outcomes could not be dropped: ${String(error)}` }))
+    } finally {
+      this.#pruneRuns = false
     }
   }
 
   async #stop(): Promise<void> {
-    const running = this.#running
+    const running = this.#running ?? (await this.#opening?.catch(() => null)) ?? null
     if (running === null) {
       this.#state = 'stopped'
       return

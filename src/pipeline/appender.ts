@@ -4,7 +4,7 @@
  */
 import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import type { Ledger } from '../contracts/ledger.ts'
+import type { Entry, Ledger } from '../contracts/ledger.ts'
 import type { Ticket } from './ticket.ts'
 
 /** Commands in one append. */
@@ -64,19 +64,24 @@ export class Appender {
   async #append(tickets: readonly Ticket[]): Promise<void> {
     const startedAt = performance.now()
     for (const ticket of tickets) ticket.entry = { ...ticket.entry, queued: true }
+    const entries = tickets.map(({ entry }) => entry)
+    // A ticket that was given the entry on disk meanwhile, since the two have one id, keeps that one.
+    const notQueued = (ticket: Ticket, entry: Entry | undefined): void => {
+      if (ticket.entry === entry) ticket.entry = { ...entry, queued: false }
+    }
     try {
-      const conflicts = await this.#ledger.append(tickets.map(({ entry }) => entry))
+      const conflicts = await this.#ledger.append(entries)
       const known = new Map(conflicts.map((conflict) => [conflict.id, conflict]))
       this.#events.appended(tickets.filter((ticket) => !known.has(ticket.entry.id)))
-      for (const ticket of tickets) {
+      for (const [index, ticket] of tickets.entries()) {
         const conflict = known.get(ticket.entry.id)
         if (conflict === undefined) continue
-        ticket.entry = { ...ticket.entry, queued: false }
+        notQueued(ticket, entries[index])
         this.#events.conflicting(ticket, conflict.known, conflict.digest)
       }
       tell('headrace:append', () => ({ app: this.#app, commands: tickets.length, ms: performance.now() - startedAt }))
     } catch (error) {
-      for (const ticket of tickets) ticket.entry = { ...ticket.entry, queued: false }
+      for (const [index, ticket] of tickets.entries()) notQueued(ticket, entries[index])
       this.#events.refused(tickets, HeadraceError.is(error) ? error : new HeadraceError('internal', undefined, { cause: error }))
     }
   }

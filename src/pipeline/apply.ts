@@ -7,18 +7,23 @@
  * - a command written with `run` that throws is undone alone, and comes back in
  *   `failures` while the rest commits.
  */
+import { inspect } from 'node:util'
 import type { Database } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import type { CommitRecord, Ledger, StoredOutcome, Transaction } from '../contracts/ledger.ts'
+import type { BatchIds, CommitRecord, Ledger, QueuedId, StoredOutcome, Transaction } from '../contracts/ledger.ts'
 import { crashPoint } from '../std/crash-point.ts'
 import type { Applied, BatchHandlers, Decision, Handles, RunHandler, Submitted } from './command.ts'
+import { ofStorage } from './judgement.ts'
 import type { Limits } from './options.ts'
 import { committedOutcome, rejectedOutcome } from './outcome.ts'
 import { impureRejections, snapshot } from './purity.ts'
 import { segmentsOf } from './segments.ts'
 import type { Ticket } from './ticket.ts'
 import { validated } from './validate.ts'
-import { withinTime } from './within-time.ts'
+import { isThenable, withinTime } from './within-time.ts'
+
+/** Of an answer that is no decision, in an error message, in characters. */
+const answerShownMax = 200
 
 export interface Failure {
   readonly ticket: Ticket
@@ -43,6 +48,8 @@ export interface AppliedBatch {
   readonly outcomes: ReadonlyMap<Ticket, StoredOutcome>
   /** Tickets answered by an outcome that was there already. */
   readonly repeated: ReadonlySet<Ticket>
+  /** Tickets under whose id the queue holds a command already; nothing was done for them. */
+  readonly elsewhere: ReadonlyMap<Ticket, QueuedId>
   /** Keys of cached answers that must fall before the outcomes go out. */
   readonly invalidated: ReadonlySet<string>
   /** Grows with every commit that changed a database: the version of what it wrote. */
@@ -57,8 +64,8 @@ export interface ApplyContext {
   readonly position: () => number
   /** Whether the key of a failed command must wait, with everything behind it. */
   readonly mustWait: (ticket: Ticket, error: unknown) => boolean
-  /** Makes the extra of the failures of this batch, and of the commands behind them; called right before the commit. */
-  readonly extra: (failures: readonly Failure[], behind: readonly Ticket[]) => Extra
+  /** Makes the extra of the failures of this batch, and of the commands that are held; called right before the commit. */
+  readonly extra: (failures: readonly Failure[], held: readonly Ticket[]) => Extra
 }
 
 interface Work {
@@ -75,26 +82,31 @@ interface Work {
   saveMs: number
 }
 
-export async function applyBatch(context: ApplyContext, tickets: readonly Ticket[]): Promise<AppliedBatch> {
+/** Applies `tickets`; those in `held` are parked, since their keys must wait. */
+export async function applyBatch(context: ApplyContext, tickets: readonly Ticket[], held: readonly Ticket[]): Promise<AppliedBatch> {
   const databases = databasesOf(tickets)
   crashPoint('apply.before-load')
-  const transaction = await context.ledger.begin(
-    databases,
-    tickets.map(({ entry }) => entry.id),
-  )
+  const transaction = await context.ledger.begin(databases, idsOf([...tickets, ...held]))
   try {
-    const { fresh, known, repeated } = separate(tickets, transaction)
+    const { fresh, known, repeated, elsewhere } = separate(tickets, transaction)
+    const parked: Ticket[] = []
+    for (const ticket of held) {
+      const queued = queuedElsewhere(ticket, transaction)
+      if (queued === undefined) parked.push(ticket)
+      else elsewhere.set(ticket, queued)
+    }
     const work: Work = { outcomes: new Map(), failures: [], waitingKeys: new Set(), behind: [], invalidated: new Set(), loadMs: 0, decideMs: 0, saveMs: 0 }
-    await parseAll(fresh)
+    await parseAll(context, fresh)
     // Decided by an earlier try of this batch, perhaps, whose effects did not get further.
     for (const ticket of known.keys()) noteInvalidated(ticket, work)
     for (const segment of segmentsOf(fresh)) await applySegment(context, transaction, segment, work)
     for (const [again, first] of repeated) {
       const failure = work.failures.find(({ ticket }) => ticket === first)
       if (failure !== undefined) work.failures.push({ ticket: again, error: failure.error })
+      else if (work.behind.includes(first)) work.behind.push(again)
     }
     const committing = performance.now()
-    const record = recordOf(context, tickets, work)
+    const record = recordOf(context, tickets, parked, work)
     crashPoint('apply.before-commit')
     const version = await transaction.commit(record)
     crashPoint('acknowledge.before')
@@ -104,7 +116,7 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
       if (outcome !== undefined) outcomes.set(again, outcome)
     }
     const { loadMs, decideMs, saveMs } = work
-    return { outcomes, repeated: new Set([...known.keys(), ...repeated.keys()]), invalidated: work.invalidated, version, times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing } }
+    return { outcomes, repeated: new Set([...known.keys(), ...repeated.keys()]), elsewhere, invalidated: work.invalidated, version, times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing } }
   } catch (error) {
     // After a commit that failed there is nothing left to abort, and it says so by itself.
     await transaction.abort().catch(() => undefined)
@@ -120,9 +132,22 @@ function databasesOf(tickets: readonly Ticket[]): string[] {
   return [...names]
 }
 
-/** Commands that have an outcome, and second copies of an id within the batch, are not applied again. */
-function separate(tickets: readonly Ticket[], transaction: Transaction): { fresh: Ticket[]; known: Map<Ticket, StoredOutcome>; repeated: Map<Ticket, Ticket> } {
+function idsOf(tickets: readonly Ticket[]): BatchIds {
+  const queued: string[] = []
+  const arriving: string[] = []
+  for (const { entry } of tickets) (entry.queued ? queued : arriving).push(entry.id)
+  return { queued, arriving }
+}
+
+/** The command that the queue holds under the id of this one: it was accepted before, so this one must not take its place. */
+function queuedElsewhere(ticket: Ticket, transaction: Transaction): QueuedId | undefined {
+  return ticket.entry.queued ? undefined : transaction.queued.get(ticket.entry.id)
+}
+
+/** Commands that have an outcome, or wait in the queue, and second copies of an id within the batch, are not applied again. */
+function separate(tickets: readonly Ticket[], transaction: Transaction): { fresh: Ticket[]; known: Map<Ticket, StoredOutcome>; repeated: Map<Ticket, Ticket>; elsewhere: Map<Ticket, QueuedId> } {
   const fresh: Ticket[] = []
+  const elsewhere = new Map<Ticket, QueuedId>()
   const known = new Map<Ticket, StoredOutcome>()
   const repeated = new Map<Ticket, Ticket>()
   const firstOfId = new Map<string, Ticket>()
@@ -130,24 +155,27 @@ function separate(tickets: readonly Ticket[], transaction: Transaction): { fresh
     const { id } = ticket.entry
     const outcome = transaction.known.get(id)
     const first = firstOfId.get(id)
+    const queued = queuedElsewhere(ticket, transaction)
     if (outcome !== undefined) known.set(ticket, outcome)
+    else if (queued !== undefined) elsewhere.set(ticket, queued)
     else if (first !== undefined) repeated.set(ticket, first)
     else {
       firstOfId.set(id, ticket)
       fresh.push(ticket)
     }
   }
-  return { fresh, known, repeated }
+  return { fresh, known, repeated, elsewhere }
 }
 
 /** Commands that come from disk hold their input as it was sent; the schema makes it what handlers take. */
-async function parseAll(tickets: readonly Ticket[]): Promise<void> {
+async function parseAll(context: ApplyContext, tickets: readonly Ticket[]): Promise<void> {
   const failures: Failure[] = []
   for (const ticket of tickets) {
     if (ticket.parsed !== null) continue
     try {
       if (ticket.command === null) throw new HeadraceError('command-unknown', `The app has no command '${ticket.entry.command}' any more. Define it again, then redrive.`)
-      ticket.parsed = { value: await validated(`command '${ticket.entry.command}'`, ticket.command.options.input, JSON.parse(ticket.entry.input)) }
+      const { input, timeoutMs = context.limits.handlerTimeoutMs } = ticket.command.options
+      ticket.parsed = { value: await validated(`command '${ticket.entry.command}'`, input, JSON.parse(ticket.entry.input), timeoutMs) }
     } catch (error) {
       failures.push({ ticket, error })
     }
@@ -234,7 +262,7 @@ async function runSegment(context: ApplyContext, transaction: Transaction, segme
       await (decision.accepted ? transaction.releaseSavepoint() : transaction.rollbackToSavepoint())
     } catch (error) {
       // The storage itself failed, or the handler may still be using the transaction: the batch cannot go on.
-      if (HeadraceError.is(error) && error.retryable) throw error
+      if (HeadraceError.is(error) && ofStorage.includes(error.code)) throw error
       if (HeadraceError.is(error) && error.code === 'handler-timeout') throw new CulpritError([{ ticket, error }])
       await transaction.rollbackToSavepoint()
       work.outcomes.delete(ticket)
@@ -257,16 +285,19 @@ function submittedOf(ticket: Ticket): Submitted<unknown> {
 
 function checkedDecision(ticket: Ticket, answer: Decision): Decision {
   const valid = typeof answer === 'object' && answer !== null && (answer.accepted === true || (answer.accepted === false && typeof answer.code === 'string' && answer.code !== ''))
-  if (!valid) throw new HeadraceError('decide-invalid', `Command '${ticket.entry.command}' answered ${answer instanceof Promise ? 'a promise' : JSON.stringify(answer)}: return accept(…) or reject('code').`)
-  return answer
+  if (valid) return answer
+  const given: unknown = answer
+  // Nobody awaits it, so its refusal must not end the process.
+  if (isThenable(given)) given.then(undefined, () => undefined)
+  throw new HeadraceError('decide-invalid', `Command '${ticket.entry.command}' answered ${isThenable(given) ? 'a promise' : inspect(given, { depth: 1, breakLength: Number.POSITIVE_INFINITY }).slice(0, answerShownMax)}: return accept(…) or reject('code').`)
 }
 
 function outcomeOf(ticket: Ticket, decision: Decision, resultBytesMax: number): StoredOutcome {
-  return decision.accepted ? committedOutcome(ticket, decision.result, resultBytesMax) : rejectedOutcome(ticket, decision.code, decision.detail)
+  return decision.accepted ? committedOutcome(ticket, decision.result, resultBytesMax) : rejectedOutcome(ticket, decision.code, decision.detail, resultBytesMax)
 }
 
-function recordOf(context: ApplyContext, tickets: readonly Ticket[], work: Work): CommitRecord {
-  const { parked, blocked, dead, done, outcomes } = context.extra(work.failures, work.behind)
+function recordOf(context: ApplyContext, tickets: readonly Ticket[], held: readonly Ticket[], work: Work): CommitRecord {
+  const { parked, blocked, dead, done, outcomes } = context.extra(work.failures, [...held, ...work.behind])
   const left = new Set([...work.failures.map(({ ticket }) => ticket), ...work.behind])
   return {
     position: context.position(),

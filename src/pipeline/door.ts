@@ -24,6 +24,8 @@ import { validated } from './validate.ts'
 const idPattern = /^[\x21-\x7e]{1,128}$/
 const tenantPattern = /^[A-Za-z0-9._-]{1,64}$/
 const keyBytesMax = 512
+/** Half of a surrogate pair, and zero: databases change them, and two keys would become one. */
+const keyForbidden = /\p{Surrogate}|\0/u
 
 export interface DoorContext {
   readonly app: string
@@ -62,7 +64,8 @@ export class Door implements TicketOwner {
     const id = options.id ?? randomUUID()
     if (typeof id !== 'string' || !idPattern.test(id)) throw new HeadraceError('id-invalid', `The id ${JSON.stringify(String(id).slice(0, 140))} is not valid: use 1 to 128 visible ASCII characters.`)
     const text = this.#textOf(name, input)
-    const value = await validated(`command '${name}'`, command.options.input, input)
+    // What is checked is what is stored: the same after a stay on disk, and out of the caller's hands.
+    const value = await validated(`command '${name}'`, command.options.input, JSON.parse(text), command.options.timeoutMs ?? this.#context.options.handlerTimeoutMs)
     const key = keyOf(command, value)
     const digest = digestOf(text)
     const scoped = scopedId(name, tenant, id)
@@ -126,13 +129,14 @@ export class Door implements TicketOwner {
   /** The ticket for a command read from disk. */
   adopt(entry: Entry): Ticket {
     const waiting = this.#tickets.get(entry.id)
-    if (waiting !== undefined && waiting.place === 'disk') {
+    if (waiting !== undefined && waiting.place === 'disk' && waiting.entry.digest === entry.digest) {
       waiting.entry = entry
       waiting.place = 'window'
       return waiting
     }
+    // One that arrived later under the same id gives way: its batch finds this one.
     const ticket = new Ticket(entry, callerId(entry.id), this.#context.commands.get(entry.command) ?? null, null, this)
-    if (waiting === undefined) this.#tickets.set(entry.id, ticket)
+    this.#tickets.set(entry.id, ticket)
     return ticket
   }
 
@@ -167,11 +171,14 @@ export class Door implements TicketOwner {
     const scoped = scopedId(command, tenant, id)
     const waiting = this.#tickets.get(scoped)
     if (waiting !== undefined) return doneState(await abortable(waiting.outcome, signal))
-    const state = await this.outcomeState(command, tenant, id)
-    if (state.state !== 'pending') return state
     const pending = await this.#context.ledger.pending(scoped)
-    const digest = pending?.digest ?? ''
-    const stand = new Ticket({ position: pending?.position ?? 0, partition: 0, key: '', id: scoped, command, tenant, input: '', digest, acceptedAt: Date.now(), attempts: 0, queued: true }, id, this.#command(command), null, this)
+    if (pending === null || this.#tickets.has(scoped)) {
+      const state = await this.outcomeState(command, tenant, id)
+      // It came, or was parked, between the two questions.
+      return state.state === 'pending' ? this.waitForOutcome(command, tenant, id, signal) : state
+    }
+    const { position, digest } = pending
+    const stand = new Ticket({ position, partition: 0, key: '', id: scoped, command, tenant, input: '', digest, acceptedAt: Date.now(), attempts: 0, queued: true }, id, this.#command(command), null, this)
     stand.place = 'disk'
     stand.forgotten = true
     return doneState(await abortable(stand.outcome, signal))
@@ -224,6 +231,7 @@ function keyOf(command: AnyCommand, value: unknown): string {
   if (typeof text !== 'string' || text === '' || Buffer.byteLength(text) > keyBytesMax) {
     throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave ${typeof key === 'string' ? `a text of ${Buffer.byteLength(key)} bytes` : String(key)}: it must be a text of 1 to ${keyBytesMax} bytes, or a safe integer.`)
   }
+  if (keyForbidden.test(text)) throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave a text with a zero character or half a surrogate pair: ${JSON.stringify(text)}.`)
   return text
 }
 

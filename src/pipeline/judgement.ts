@@ -16,6 +16,15 @@ const messageMax = 2_000
 /** Errors that the same input meets again however often it is tried. */
 const final: readonly ErrorCode[] = ['input-invalid', 'command-unknown', 'decide-impure', 'decide-invalid', 'result-invalid', 'statement-refused', 'table-without-key']
 
+/** Errors of the storage that pass by themselves: the batch is repeated whole. */
+export const transient: readonly ErrorCode[] = ['sql-busy', 'disk-full']
+
+/** Errors after which this process must not go on. */
+export const fatal: readonly ErrorCode[] = ['storage-failed', 'fenced', 'data-corrupt', 'internal']
+
+/** Errors that are nobody's fault in a batch. Whatever else a handler throws is its own, also when a retry may help. */
+export const ofStorage: readonly ErrorCode[] = [...transient, ...fatal]
+
 export type Verdict = 'retry' | 'skip' | 'block'
 
 export function verdictOf(ticket: Ticket, error: unknown): Verdict {

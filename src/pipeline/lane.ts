@@ -18,7 +18,7 @@
  * parked command is parked behind it (blocked-keys.ts).
  */
 import { tell } from '../contracts/diagnostics.ts'
-import { type ErrorCode, HeadraceError } from '../contracts/errors.ts'
+import { HeadraceError } from '../contracts/errors.ts'
 import type { Entry, Ledger, StoredOutcome } from '../contracts/ledger.ts'
 import { backoffMs, pause } from '../std/backoff.ts'
 import { type Deferred, deferred } from '../std/deferred.ts'
@@ -26,13 +26,10 @@ import type { Admission } from './admission.ts'
 import { Appender } from './appender.ts'
 import { type AppliedBatch, applyBatch, CulpritError, type Failure } from './apply.ts'
 import { BlockedKeys } from './blocked-keys.ts'
-import { type Judged, judge, recordOfFailures } from './judgement.ts'
+import { fatal, type Judged, judge, recordOfFailures, transient } from './judgement.ts'
 import type { Limits } from './options.ts'
 import type { Ticket } from './ticket.ts'
 import { Window } from './window.ts'
-
-/** Errors after which this process must not go on. */
-const fatal: readonly ErrorCode[] = ['storage-failed', 'fenced', 'data-corrupt', 'internal']
 
 export interface LaneContext {
   readonly app: string
@@ -46,6 +43,8 @@ export interface LaneContext {
   readonly adopt: (entry: Entry) => Ticket
   /** The ticket has its end, or lives on disk alone: forget it. */
   readonly forget: (ticket: Ticket) => void
+  /** Somebody waits for a forgotten ticket: let it follow the command of its id. */
+  readonly attach: (ticket: Ticket) => void
   /** Effects that must come before the outcomes go out, such as raised cache floors. */
   readonly beforeOutcomes: (batch: AppliedBatch) => Promise<void> | void
   readonly fail: (error: HeadraceError) => void
@@ -73,7 +72,7 @@ export class Lane {
     })
     this.#appender = new Appender(context.app, context.ledger, {
       appended: (tickets) => this.#onAppended(tickets),
-      conflicting: (ticket, known, digest) => void this.#onConflict(ticket, known, digest),
+      conflicting: (ticket, known, digest) => void this.#onConflict(ticket, known, digest).catch((error: unknown) => ticket.refuse(error)),
       refused: (tickets, error) => this.#onAppendRefused(tickets, error),
     })
   }
@@ -154,6 +153,7 @@ export class Lane {
     for (const key of this.#hurried) {
       if (this.#window.length >= this.#context.limits.windowCommandsMax) return
       this.#hurried.delete(key)
+      if (!this.#blocked.mayDrain(key)) continue
       const { entries, more } = await this.#context.ledger.unblock(key, this.#context.limits.batchCommandsMax)
       const wakening = this.#blocked.drain(key, entries.length, more)
       const tickets = entries.map((entry) => this.#context.adopt(entry))
@@ -189,7 +189,7 @@ export class Lane {
           tell('headrace:retry', () => ({ app: this.#context.app, commands: culprits.size, way: 'alone', error: error.failures[0]?.error }))
         } else if (HeadraceError.is(error) && fatal.includes(error.code)) {
           throw error
-        } else if (HeadraceError.is(error) && error.retryable) {
+        } else if (HeadraceError.is(error) && transient.includes(error.code)) {
           attempt += 1
           tickets = await this.#waitForStorage(tickets, attempt, error)
         } else if (ready.length === 1) {
@@ -230,20 +230,21 @@ export class Lane {
     const { app, limits, admission } = this.#context
     const startedAt = performance.now()
     let judged: Judged[] = []
-    let heldNow: Ticket[] = [...held]
+    let parked: readonly Ticket[] = []
     const batch = await applyBatch(
       {
         ledger: this.#context.ledger,
         limits,
         position: this.#context.position,
         mustWait: (ticket, error) => judge(ticket, error, limits).verdict !== 'skip',
-        extra: (failures, behind) => {
+        extra: (failures, toPark) => {
           judged = [...failed, ...failures].map(({ ticket, error }) => judge(ticket, error, limits))
-          heldNow = [...held, ...behind]
-          return recordOfFailures(judged, heldNow)
+          parked = toPark
+          return recordOfFailures(judged, toPark)
         },
       },
       ready,
+      held,
     )
     const ms = performance.now() - startedAt
     if (ready.length > 0) admission.served(ready.length, ms)
@@ -251,7 +252,8 @@ export class Lane {
     tell('headrace:batch', () => ({ app, commands: ready.length, ms, ...batch.times, waitMs: startedAt - Math.min(startedAt, ...ready.map(({ takenAt }) => takenAt)) }))
     for (const [ticket] of batch.outcomes) this.#leave(ticket)
     for (const verdict of judged) this.#afterJudgement(verdict)
-    for (const ticket of heldNow) this.#afterParking(ticket)
+    for (const ticket of parked) this.#afterParking(ticket)
+    for (const [ticket, { digest }] of batch.elsewhere) this.#stepAside(ticket, digest)
     this.#settling = this.#settleSoon(batch)
   }
 
@@ -271,13 +273,13 @@ export class Lane {
       admission.queued -= 1
       admission.queuedBytes -= ticket.entry.input.length
     }
-    if (ticket.wakening !== 0) this.#blocked.done(ticket.key, ticket.wakening)
+    if (ticket.wakening !== 0) this.#blocked.done(ticket.key)
   }
 
   #settle(ticket: Ticket, outcome: StoredOutcome, repeated: boolean): void {
     const { app, forget } = this.#context
     if (outcome.digest === ticket.entry.digest) ticket.settle(outcome)
-    else ticket.refuse(new HeadraceError('id-reused', `The id ${ticket.id} of command '${ticket.entry.command}' was used before with another input. Use a new id for a new command.`))
+    else ticket.refuse(idReused(ticket))
     forget(ticket)
     tell('headrace:outcome', () => ({ app, command: ticket.entry.command, status: outcome.status, code: outcome.status === 'committed' ? null : codeIn(outcome.body), ms: performance.now() - ticket.takenAt, repeated }))
   }
@@ -304,11 +306,25 @@ export class Lane {
       admission.queuedBytes += ticket.entry.input.length
     }
     admission.parked += 1
-    ticket.wakening = 0
     ticket.place = 'disk'
     ticket.appended()
-    this.#blocked.parkedMore(ticket.key, 1)
+    this.#blocked.parkedMore(ticket.key, ticket.partition)
+    if (ticket.wakening !== 0) this.#blocked.done(ticket.key)
+    ticket.wakening = 0
     if (!ticket.awaited) forget(ticket)
+  }
+
+  /** The queue holds a command under the id of this one: the same, and then it stands for that, or another, whose place it cannot take. */
+  #stepAside(ticket: Ticket, digest: string): void {
+    const { attach, forget } = this.#context
+    forget(ticket)
+    if (digest !== ticket.entry.digest) {
+      ticket.refuse(idReused(ticket))
+      return
+    }
+    ticket.place = 'disk'
+    ticket.appended()
+    if (ticket.awaited) attach(ticket)
   }
 
   /**
@@ -356,7 +372,8 @@ export class Lane {
   async #onConflict(ticket: Ticket, known: 'queued' | 'decided', digest: string): Promise<void> {
     const { ledger, forget } = this.#context
     if (digest !== ticket.entry.digest) {
-      ticket.refuse(new HeadraceError('id-reused', `The id ${ticket.id} of command '${ticket.entry.command}' was used before with another input. Use a new id for a new command.`))
+      this.#steady(ticket)
+      ticket.refuse(idReused(ticket))
       forget(ticket)
       return
     }
@@ -385,6 +402,10 @@ export class Lane {
     ticket.unqueued = false
     this.#unqueued -= 1
   }
+}
+
+function idReused(ticket: Ticket): HeadraceError {
+  return new HeadraceError('id-reused', `The id ${ticket.id} of command '${ticket.entry.command}' was used before with another input. Use a new id for a new command.`)
 }
 
 function codeIn(body: string): string | null {

@@ -28,12 +28,21 @@ export function committedOutcome(ticket: Ticket, result: unknown, bytesMax: numb
     throw new HeadraceError('result-invalid', `The result of command '${ticket.entry.command}' cannot be stored as JSON: ${error instanceof Error ? error.message : String(error)}`)
   }
   if (text === undefined) text = 'null'
-  if (text.length > bytesMax) throw new HeadraceError('result-invalid', `The result of command '${ticket.entry.command}' has ${text.length} characters; resultBytesMax is ${bytesMax}.`)
+  checkSize(ticket, text, bytesMax)
   return stored(ticket, 'committed', `"result":${text}`)
 }
 
-export function rejectedOutcome(ticket: Ticket, code: string, detail: string | undefined): StoredOutcome {
-  return stored(ticket, 'rejected', `"code":${JSON.stringify(code)}${detail === undefined ? '' : `,"detail":${JSON.stringify(detail)}`}`)
+/** Throws 'result-invalid' when code and detail are too large. */
+export function rejectedOutcome(ticket: Ticket, code: string, detail: string | undefined, bytesMax: number): StoredOutcome {
+  const text = `"code":${JSON.stringify(code)}${detail === undefined ? '' : `,"detail":${JSON.stringify(String(detail))}`}`
+  checkSize(ticket, text, bytesMax)
+  return stored(ticket, 'rejected', text)
+}
+
+function checkSize(ticket: Ticket, text: string, bytesMax: number): void {
+  // A character has at most three bytes, so most texts need not be counted.
+  if (text.length * 3 <= bytesMax || Buffer.byteLength(text) <= bytesMax) return
+  throw new HeadraceError('result-invalid', `The result of command '${ticket.entry.command}' has ${Buffer.byteLength(text)} bytes; resultBytesMax is ${bytesMax}.`)
 }
 
 export function failedOutcome(ticket: Ticket, code: string, detail: string): StoredOutcome {

@@ -33,7 +33,7 @@ export class QueryRunner {
   /** Throws 'query-unknown', 'input-invalid', 'overloaded', 'query-timeout', 'query-failed', 'wait-aborted'. */
   async ask(name: string, input: unknown, signal: AbortSignal | undefined): Promise<unknown> {
     const query = this.#query(name)
-    const value = await validated(`query '${name}'`, query.definition.input, input)
+    const value = await validated(`query '${name}'`, query.definition.input, input, query.definition.timeoutMs ?? this.#limits.queryTimeoutMs)
     if (this.#running >= this.#limits.queriesMax) throw new HeadraceError('overloaded', `${this.#running} queries are running; queriesMax is ${this.#limits.queriesMax}. Ask again after the pause.`, { retryAfterMs: 1_000 })
     const startedAt = performance.now()
     this.#running += 1

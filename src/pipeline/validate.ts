@@ -1,13 +1,18 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { HeadraceError } from '../contracts/errors.ts'
+import { isThenable, withinTime } from './within-time.ts'
 
 /** Issues told to the caller; a hostile input could make thousands. */
 const issuesMax = 20
 
-/** The value that the schema makes of `input`. Throws 'input-invalid' with the issues, each with a path and a message. */
-export async function validated<Output>(owner: string, schema: StandardSchemaV1<unknown, Output>, input: unknown): Promise<Output> {
+/**
+ * The value that the schema makes of `input`. Throws 'input-invalid' with the
+ * issues, each with a path and a message, and 'handler-timeout' when a schema
+ * with checks of its own does not answer within `ms`.
+ */
+export async function validated<Output>(owner: string, schema: StandardSchemaV1<unknown, Output>, input: unknown, ms: number): Promise<Output> {
   const checking = schema['~standard'].validate(input)
-  const result = checking instanceof Promise ? await checking : checking
+  const result = isThenable(checking) ? await withinTime(`schema of ${owner}`, ms, () => checking) : checking
   if (result.issues === undefined) return result.value
   const issues = result.issues.slice(0, issuesMax).map(({ message, path = [] }) => ({ path: path.map((part) => (typeof part === 'object' ? part.key : part)).join('.'), message }))
   const [first] = issues

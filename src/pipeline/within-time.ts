@@ -4,7 +4,7 @@ import { HeadraceError } from '../contracts/errors.ts'
 export async function withinTime<T>(what: string, ms: number, action: (signal: AbortSignal) => Promise<T> | T, code: 'handler-timeout' | 'query-timeout' = 'handler-timeout'): Promise<T> {
   const control = new AbortController()
   const running = action(control.signal)
-  if (!(running instanceof Promise)) return running
+  if (!isThenable(running)) return running
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
@@ -18,4 +18,9 @@ export async function withinTime<T>(what: string, ms: number, action: (signal: A
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** A promise, or what can be awaited like one: a query builder, a promise of another realm. */
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return (typeof value === 'object' || typeof value === 'function') && value !== null && 'then' in value && typeof value.then === 'function'
 }

@@ -22,9 +22,10 @@
  * Everything here is synchronous and runs on one thread (see `port.ts`).
  */
 import { HeadraceError } from '../../contracts/errors.ts'
-import type { CommitRecord } from '../../contracts/ledger.ts'
+import type { BatchIds, CommitRecord } from '../../contracts/ledger.ts'
 import { crashPoint } from '../../std/crash-point.ts'
-import type { Journal, Redo } from './journal.ts'
+import type { Journal } from './journal.ts'
+import type { Redo } from './redo-table.ts'
 import type { Participant } from './participant.ts'
 import type { Call, CallName, Calls, Reply } from './calls.ts'
 import type { Row } from '../../contracts/database.ts'
@@ -67,8 +68,9 @@ export class Engine implements Calls {
     }
   }
 
-  begin(databases: readonly string[], ids: readonly string[]): Reply['begin'] {
-    const known = this.#journal.outcomes(ids)
+  begin(databases: readonly string[], ids: BatchIds): Reply['begin'] {
+    const known = this.#journal.outcomes([...ids.queued, ...ids.arriving])
+    const queued = this.#journal.pendingOf(ids.arriving)
     const begun: Participant[] = []
     try {
       for (const name of [...databases].sort()) {
@@ -82,7 +84,7 @@ export class Engine implements Calls {
     }
     const transaction = this.#nextTransaction++
     this.#transactions.set(transaction, { participants: begun, failed: null })
-    return { transaction, known }
+    return { transaction, known, queued }
   }
 
   write(transaction: number, database: string, verb: Verb): Row[] | number {
@@ -130,7 +132,7 @@ export class Engine implements Calls {
     this.#commitFiles(participants, changed)
     crashPoint('commit.after-files')
     this.#batchesSinceCheckpoint += 1
-    if (this.#batchesSinceCheckpoint >= checkpointBatches || this.#journal.redoBytes >= checkpointBytes) this.#checkpoint()
+    if (this.#batchesSinceCheckpoint >= checkpointBatches || this.#journal.redo.bytes >= checkpointBytes) this.#checkpoint()
     return this.#journal.lastBatch
   }
 
@@ -226,7 +228,7 @@ export class Engine implements Calls {
   #upToDate(name: string): Participant {
     const participant = this.#participant(name)
     if (!this.#behind.has(participant)) return participant
-    for (const { changes, batch } of this.#journal.redoAfter(name, participant.marker() ?? 0)) participant.redo(changes, batch)
+    for (const { changes, batch } of this.#journal.redo.after(name, participant.marker() ?? 0)) participant.redo(changes, batch)
     this.#behind.delete(participant)
     return participant
   }
@@ -238,7 +240,7 @@ export class Engine implements Calls {
     let all = true
     for (const participant of this.#participants.values()) all = participant.checkpoint() && all
     crashPoint('checkpoint.before-drop')
-    if (all) this.#journal.dropRedo(batch)
+    if (all) this.#journal.redo.drop(batch)
   }
 
   #participant(name: string): Participant {

@@ -6,15 +6,24 @@ type Run = (verb: Verb) => Promise<Row[] | number>
 
 const names = (key: string | readonly string[]): readonly string[] => (typeof key === 'string' ? [key] : key)
 
+/**
+ * A handler may leave a call unawaited: its failure must not end the process.
+ * The engine holds the commit to it all the same.
+ */
+function kept<T>(running: Promise<T>): Promise<T> {
+  running.catch(() => undefined)
+  return running
+}
+
 export function readHandle(run: Run): ReadDatabase {
   return {
-    sql: (text, ...values) => run({ verb: 'sql', text: text.join('?'), values }) as Promise<never>,
-    selectIn: async (table, column, values, options = {}) => (values.length === 0 ? [] : (run({ verb: 'selectIn', table, column, values, options }) as Promise<never>)),
+    sql: (text, ...values) => kept(run({ verb: 'sql', text: text.join('?'), values })) as Promise<never>,
+    selectIn: (table, column, values, options = {}) => (values.length === 0 ? Promise.resolve([]) : (kept(run({ verb: 'selectIn', table, column, values, options })) as Promise<never>)),
   }
 }
 
 export function writeHandle(run: Run): Database {
-  const write = async (rows: readonly unknown[], verb: Verb): Promise<number> => (rows.length === 0 ? 0 : (run(verb) as Promise<number>))
+  const write = (rows: readonly unknown[], verb: Verb): Promise<number> => (rows.length === 0 ? Promise.resolve(0) : kept(run(verb) as Promise<number>))
   return {
     ...readHandle(run),
     insertMany: (table, rows, options = {}) => write(rows, { verb: 'insertMany', table, rows, options }),

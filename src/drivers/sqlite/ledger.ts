@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path'
 import type { Database, DatabaseHandle, Row } from '../../contracts/database.ts'
 import { tell } from '../../contracts/diagnostics.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
-import type { CommitRecord, Ledger, LedgerOptions, StoredOutcome, Transaction } from '../../contracts/ledger.ts'
+import type { BatchIds, CommitRecord, Ledger, LedgerOptions, QueuedId, StoredOutcome, Transaction } from '../../contracts/ledger.ts'
 import { Mutex } from '../../std/mutex.ts'
 import type { Reply } from './calls.ts'
 import { readHandle, writeHandle } from './handle.ts'
@@ -67,12 +67,12 @@ function ledgerOn(port: Port, options: LedgerOptions): Ledger {
   }
 }
 
-function byId(outcomes: readonly StoredOutcome[]): Map<string, StoredOutcome> {
-  return new Map(outcomes.map((outcome) => [outcome.id, outcome]))
+function byId<T extends { readonly id: string }>(items: readonly T[]): Map<string, T> {
+  return new Map(items.map((item) => [item.id, item]))
 }
 
 /** One transaction at a time per file: SQLite has one writer, and this one must not block its thread waiting for itself. */
-async function beginTransaction(port: Port, locks: ReadonlyMap<string, Mutex>, databases: readonly string[], ids: readonly string[]): Promise<Transaction> {
+async function beginTransaction(port: Port, locks: ReadonlyMap<string, Mutex>, databases: readonly string[], ids: BatchIds): Promise<Transaction> {
   const held = [...databases].sort().map((name) => locks.get(name) ?? new Mutex())
   for (const lock of held) await lock.acquire()
   const releaseAll = (): void => {
@@ -92,6 +92,7 @@ class SqliteTransaction implements Transaction {
   readonly #port: Port
   readonly #number: number
   readonly known: ReadonlyMap<string, StoredOutcome>
+  readonly queued: ReadonlyMap<string, QueuedId>
   readonly #handles: ReadonlyMap<string, Database>
   readonly #release: () => void
   #open = true
@@ -100,6 +101,7 @@ class SqliteTransaction implements Transaction {
     this.#port = port
     this.#number = begun.transaction
     this.known = byId(begun.known)
+    this.queued = byId(begun.queued)
     this.#release = release
     this.#handles = new Map(databases.map((name) => [name, writeHandle((verb) => this.#write(name, verb))]))
   }
@@ -131,13 +133,9 @@ class SqliteTransaction implements Transaction {
     return this.#end(() => this.#port.call('abort', this.#number))
   }
 
-  #write(database: string, verb: Verb): Promise<Row[] | number> {
-    const writing = this.#open
-      ? this.#port.call('write', this.#number, database, verb)
-      : Promise.reject(new HeadraceError('transaction-closed', `The transaction on '${database}' has ended. Await every database call before the handler returns.`))
-    // A handler may leave it unawaited; the engine holds the commit to it all the same.
-    writing.catch(() => undefined)
-    return writing
+  async #write(database: string, verb: Verb): Promise<Row[] | number> {
+    if (!this.#open) throw new HeadraceError('transaction-closed', `The transaction on '${database}' has ended. Await every database call before the handler returns.`)
+    return this.#port.call('write', this.#number, database, verb)
   }
 
   async #end<T>(action: () => Promise<T>): Promise<T> {

@@ -13,7 +13,6 @@
  * file need not be synced: what a power cut takes from it, it takes from the
  * holders too. Tokens go on from the wall clock, in microseconds.
  */
-import { existsSync } from 'node:fs'
 import { DatabaseSync, type DatabaseSyncInstance, type StatementSyncInstance } from '@photostructure/sqlite'
 import { checkWhole } from '../../contracts/bounds.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
@@ -200,7 +199,7 @@ class SqliteLockEngine implements LockEngine {
     const { ends } = this.#sql.taken.get(key) as { ends: number | null }
     const endsInMs = ends === null ? 0 : Math.max(0, (ends - nowUs()) / 1_000)
     const mine = this.#sql.holder.get(key, id) as { token: number; ends: number } | undefined
-    if (mine !== undefined) return { state: 'granted', token: mine.token, remainingMs: (mine.ends - nowUs()) / 1_000, tokenBefore }
+    if (mine !== undefined) return { state: 'granted', token: mine.token, remainingMs: (mine.ends - nowUs()) / 1_000 }
     if (this.#sql.waiter.get(key, id) !== undefined) return { state: 'queued', endsInMs, tokenBefore }
     const waiting = this.#waiting(key)
     if (served.taken === 0 && waiting === 0) capacity = limit
@@ -209,7 +208,7 @@ class SqliteLockEngine implements LockEngine {
       const token = Math.max(served.token + 1, wallUs())
       this.#sql.grant.run(key, id, token, permits, nowUs(), ttlMs * 1_000)
       this.#sql.save.run(key, token, capacity, Date.now())
-      return { state: 'granted', token, remainingMs: ttlMs, tokenBefore }
+      return { state: 'granted', token, remainingMs: ttlMs }
     }
     if (waitMs === 0) return { state: 'refused', endsInMs, tokenBefore }
     if (waiting >= this.#waitersMax) return { state: 'full' }
@@ -320,12 +319,10 @@ class SqliteLockEngine implements LockEngine {
 }
 
 function open(file: string): DatabaseSyncInstance {
-  const fresh = !existsSync(file)
   try {
     const database = new DatabaseSync(file)
     // Setting up waits longer: several processes may begin at once.
     database.exec('pragma busy_timeout = 5000')
-    if (fresh) database.exec('pragma journal_mode = wal')
     database.exec('pragma journal_mode = wal; pragma synchronous = normal')
     database.exec(schema)
     database.exec(`pragma busy_timeout = ${busyMs}`)

@@ -44,7 +44,7 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
       first = false
       redone += recoverFile(journal, participant)
     }
-    if ([...participants.values()].every((participant) => participant.checkpoint())) journal.dropRedo(journal.lastBatch)
+    if ([...participants.values()].every((participant) => participant.checkpoint())) journal.redo.drop(journal.lastBatch)
     const opened: Opened = { firstPosition: journal.firstPosition, partitions: journal.partitions, epoch: journal.epoch, queued: journal.counts().queued, redone }
     return { engine: new Engine(journal, participants, () => lock.release()), opened }
   } catch (error) {
@@ -57,13 +57,13 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
 
 function recoverFile(journal: Journal, participant: Participant): number {
   const { name, path } = participant
-  const known = journal.file(name)
+  const known = journal.redo.file(name)
   const marker = participant.marker()
   if (known === null) {
     // New to this journal: it starts from here, on disk before the journal relies on it.
     participant.adopt(journal.epoch, journal.lastBatch)
     participant.checkpoint()
-    journal.registerFile(name, path, participant.marker() ?? journal.lastBatch)
+    journal.redo.registerFile(name, path, participant.marker() ?? journal.lastBatch)
     return 0
   }
   if (marker === null) {
@@ -72,7 +72,7 @@ function recoverFile(journal: Journal, participant: Participant): number {
   if (marker > journal.lastBatch) {
     throw new HeadraceError('data-diverged', `SQLite '${name}' (${path}) has batch ${marker}, but the journal ends at batch ${journal.lastBatch}: the journal has lost commits. Restore the whole data directory from one backup; nothing was changed.`, { details: { database: name } })
   }
-  const missing = journal.redoAfter(name, marker)
+  const missing = journal.redo.after(name, marker)
   if (marker < known.dropped) {
     throw new HeadraceError('data-diverged', `SQLite '${name}' (${path}) is older than the journal: it has batch ${marker}, and the redo up to batch ${known.dropped} is gone. Restore the whole data directory from one backup; nothing was changed.`, { details: { database: name } })
   }
@@ -80,7 +80,7 @@ function recoverFile(journal: Journal, participant: Participant): number {
   for (const { changes, batch } of missing) participant.redo(changes, batch)
   crashPoint('redo.after-apply')
   participant.adopt(journal.epoch, marker)
-  journal.registerFile(name, path, known.dropped)
+  journal.redo.registerFile(name, path, known.dropped)
   return missing.length
 }
 
