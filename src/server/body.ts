@@ -59,7 +59,7 @@ function hasForbiddenKey(value: unknown): boolean {
 }
 
 /** Parses a text whose depth was checked. Throws 'body-not-json' and 'body-forbidden-key'. */
-export function parseText(text: string): unknown {
+function parseText(text: string): unknown {
   let value: unknown
   try {
     value = JSON.parse(text)

@@ -19,7 +19,7 @@ import { late, within } from './within.ts'
 
 const stillLate = Promise.resolve(late)
 
-export function checkCommand(edge: Edge, name: string): void {
+function checkCommand(edge: Edge, name: string): void {
   if (edge.gateway.commands.has(name)) return
   const proposal = nearest(name, [...edge.gateway.commands.keys()])
   throw new HeadraceError(

@@ -22,7 +22,7 @@ export function getOutcome(edge: Edge) {
           `There is no outcome ${JSON.stringify(id)} of command ${JSON.stringify(command.slice(0, 64))}. It was never accepted, or is past its retention.`,
         )
       if (request.method === 'GET' && wantsEvents(headers.accept)) {
-        if (lastEventWasOutcome(headers['last-event-id'])) return reply.code(204).send()
+        if (lastEventWasOutcome(headers['last-event-id'])) return await reply.code(204).send()
         return outcomeEvents(edge, reply, { command, tenant, id }, known)
       }
       if (known.state === 'done') return outcomeReply(reply, known, 200)

@@ -272,6 +272,6 @@ describe('what went wrong inside', () => {
     }
     const errors = lines.filter(({ level }) => level === 'error')
     expect(errors).toHaveLength(3)
-    expect(String((errors[0]?.fields['err'] as Error).cause)).toContain('secret of the house')
+    expect(String((errors[0]?.fields['err'] as Error | undefined)?.cause)).toContain('secret of the house')
   })
 })

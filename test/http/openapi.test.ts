@@ -89,10 +89,10 @@ describe('/openapi.json', () => {
     const { url } = await startShop()
     const { components } = (await call(`${url}/openapi.json`)).json as unknown as Description
     const problem = (await call(`${url}/nowhere`)).json
-    for (const name of components.schemas['Problem']?.['required'] as string[]) expect(problem).toHaveProperty(name)
+    for (const name of (components.schemas['Problem']?.['required'] ?? []) as string[]) expect(problem).toHaveProperty(name)
     for (const name of Object.keys(problem)) expect(components.schemas['Problem']?.['properties']).toHaveProperty(name)
     const outcome = (await post(`${url}/commands/echo.any`, 1, { 'idempotency-key': 'k' })).json
-    const [committed] = components.schemas['Outcome']?.['oneOf'] as { properties: object }[]
+    const [committed] = (components.schemas['Outcome']?.['oneOf'] ?? []) as { properties: object }[]
     expect(Object.keys(outcome).sort()).toEqual(Object.keys(committed?.properties ?? {}).sort())
   })
 })
