@@ -59,8 +59,12 @@ export const buy = command('order.buy', {
 
   // Once per batch: the SKUs and wallets that the orders of the batch touch.
   async load(batch, databases) {
-    const items = await databases.stock.selectIn<Item>('stock', 'sku', batch.map(({ input }) => input.sku))
-    const wallets = await databases.wallet.selectIn<Wallet>('wallet', 'buyer', batch.map(({ input }) => input.buyer))
+    const skus = batch.map(({ input }) => input.sku)
+    const buyers = batch.map(({ input }) => input.buyer)
+    const [items, wallets] = await Promise.all([
+      databases.stock.selectIn<Item>('stock', 'sku', skus),
+      databases.wallet.selectIn<Wallet>('wallet', 'buyer', buyers),
+    ])
     return {
       items: new Map(items.map((item) => [item.sku, { ...item }])),
       wallets: new Map(wallets.map((row) => [row.buyer, { ...row }])),
@@ -84,12 +88,14 @@ export const buy = command('order.buy', {
 
   // Once per batch: everything that changed, as sets of rows.
   async save({ items, wallets }, accepted, databases) {
-    await databases.stock.updateMany('stock', 'sku', touched(items, accepted.map(({ input }) => input.sku)))
-    await databases.orders.insertMany(
-      'orders',
-      accepted.map(({ id, input, result, position }) => ({ id, ...input, price: result.price, position })),
-    )
-    await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.map(({ input }) => input.buyer)))
+    const skus = accepted.map(({ input }) => input.sku)
+    const buyers = accepted.map(({ input }) => input.buyer)
+    const rows = accepted.map(({ id, input, result, position }) => ({ id, ...input, price: result.price, position }))
+    await Promise.all([
+      databases.stock.updateMany('stock', 'sku', touched(items, skus)),
+      databases.orders.insertMany('orders', rows),
+      databases.wallet.updateMany('wallet', 'buyer', touched(wallets, buyers)),
+    ])
   },
 })
 
@@ -144,7 +150,8 @@ export const walletShow = query('wallet.show', {
   databases: { wallet, orders },
   async load(input, databases) {
     const [row] = await databases.wallet.sql<Wallet>`select balance from wallet where buyer = ${input.buyer}`
-    const latest = await databases.orders.sql`select id, sku, quantity, price from orders where buyer = ${input.buyer} order by number desc limit 10`
+    const latest = await databases.orders
+      .sql`select id, sku, quantity, price from orders where buyer = ${input.buyer} order by number desc limit 10`
     return { buyer: input.buyer, balance: row?.balance ?? 0, latest }
   },
 })

@@ -102,7 +102,9 @@ export const postStats = query('post.stats', {
   input: z.object({ post: reference }),
   databases: { content, counters },
   async load({ post }, databases) {
-    const [counts] = await databases.counters.selectIn<{ likes: number; comments: number }>('posts', 'post', [post], { columns: ['likes', 'comments'] })
+    const [counts] = await databases.counters.selectIn<{ likes: number; comments: number }>('posts', 'post', [post], {
+      columns: ['likes', 'comments'],
+    })
     const latest = await databases.content.sql`select user, text from comments where post = ${post} order by position desc limit 10`
     return { post, likes: counts?.likes ?? 0, comments: counts?.comments ?? 0, latest }
   },

@@ -30,7 +30,12 @@ export async function loadApp(file: string): Promise<App> {
     if (isApp(candidate)) return candidate
   }
   const names = Object.keys(exported).join(', ')
-  throw new CliError(exitCodes.usage, 'app-missing', `${file} exports no app${names === '' ? '' : ` (it exports ${names})`}.`, 'End it with: export default defineApp({ … })')
+  throw new CliError(
+    exitCodes.usage,
+    'app-missing',
+    `${file} exports no app${names === '' ? '' : ` (it exports ${names})`}.`,
+    'End it with: export default defineApp({ … })',
+  )
 }
 
 function isApp(value: unknown): value is App {

@@ -35,16 +35,34 @@ interface Row {
   readonly blocks: number
 }
 
-export async function localDeadLetters(dataDir: string, { after, limit }: { readonly after: number; readonly limit: number }): Promise<{ deadLetters: LetterDocument[]; more: boolean }> {
+export async function localDeadLetters(
+  dataDir: string,
+  { after, limit }: { readonly after: number; readonly limit: number },
+): Promise<{ deadLetters: LetterDocument[]; more: boolean }> {
   const file = join(dataDir, 'journal.sqlite')
-  if (!existsSync(file)) throw new CliError(exitCodes.usage, 'data-missing', `There is no journal in ${dataDir}.`, 'Name the data directory that a node was started with.')
+  if (!existsSync(file))
+    throw new CliError(
+      exitCodes.usage,
+      'data-missing',
+      `There is no journal in ${dataDir}.`,
+      'Name the data directory that a node was started with.',
+    )
   const { DatabaseSync } = await import('@photostructure/sqlite')
   const database = new DatabaseSync(file, { readOnly: true })
   try {
     const rows = database
-      .prepare('select position, key, id, command, tenant, input, accepted_at, attempts, code, message, died_at, blocks from dead where position > ? order by position limit ?')
+      .prepare(
+        'select position, key, id, command, tenant, input, accepted_at, attempts, code, message, died_at, blocks from dead where position > ? order by position limit ?',
+      )
       .all(after, limit) as Row[]
-    const deadLetters = rows.map(({ accepted_at: acceptedAt, died_at: diedAt, ...row }) => ({ ...row, id: callerId(row.id), input: JSON.parse(row.input) as unknown, acceptedAt, diedAt, blocks: row.blocks === 1 }))
+    const deadLetters = rows.map(({ accepted_at: acceptedAt, died_at: diedAt, ...row }) => ({
+      ...row,
+      id: callerId(row.id),
+      input: JSON.parse(row.input) as unknown,
+      acceptedAt,
+      diedAt,
+      blocks: row.blocks === 1,
+    }))
     return { deadLetters, more: rows.length === limit }
   } finally {
     database.close()

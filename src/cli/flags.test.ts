@@ -8,7 +8,8 @@ describe('values of flags', () => {
     const read = wholeNumber(1, 100)
     expect(read('7')).toBe(7)
     expect(wholeNumber(0)('1_000_000')).toBe(1_000_000)
-    for (const wrong of ['0', '101', '1.5', 'x', '', ' ', '1e9x', '_1', '1__0']) expect(() => read(wrong), wrong).toThrow(InvalidArgumentError)
+    for (const wrong of ['0', '101', '1.5', 'x', '', ' ', '1e9x', '_1', '1__0'])
+      expect(() => read(wrong), wrong).toThrow(InvalidArgumentError)
   })
 
   it('are shares as 0.1 or 10%', () => {
@@ -22,7 +23,12 @@ describe('values of flags', () => {
   })
 
   it('are addresses with or without scheme and host', () => {
-    expect([':8080', 'localhost:3000', 'http://h:1/', 'https://h/base/'].map(address)).toEqual(['http://127.0.0.1:8080', 'http://localhost:3000', 'http://h:1', 'https://h/base'])
+    expect([':8080', 'localhost:3000', 'http://h:1/', 'https://h/base/'].map(address)).toEqual([
+      'http://127.0.0.1:8080',
+      'http://localhost:3000',
+      'http://h:1',
+      'https://h/base',
+    ])
     for (const wrong of ['ftp://h', 'http://', 'a b']) expect(() => address(wrong), wrong).toThrow(InvalidArgumentError)
   })
 })

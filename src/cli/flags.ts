@@ -7,7 +7,9 @@ export function flagName(limit: string): string {
 }
 
 /** A table of limits, as the app and the server define theirs. */
-export type LimitTable = Readonly<Record<string, { readonly default: number; readonly min: number; readonly max: number; readonly about: string }>>
+export type LimitTable = Readonly<
+  Record<string, { readonly default: number; readonly min: number; readonly max: number; readonly about: string }>
+>
 
 /** Adds a flag for every limit of a table, under a heading of its own in the help. */
 export function addLimitFlags(command: Command, heading: string, limits: LimitTable): void {
@@ -17,7 +19,10 @@ export function addLimitFlags(command: Command, heading: string, limits: LimitTa
 }
 
 /** The limits of a table that the command line gave. */
-export function givenLimits<Table extends LimitTable>(options: Readonly<Record<string, unknown>>, limits: Table): { [K in keyof Table]?: number } {
+export function givenLimits<Table extends LimitTable>(
+  options: Readonly<Record<string, unknown>>,
+  limits: Table,
+): { [K in keyof Table]?: number } {
   const given: Record<string, number> = {}
   for (const name of Object.keys(limits)) {
     const value = options[name]
@@ -30,7 +35,9 @@ export function wholeNumber(min: number, max: number = Number.MAX_SAFE_INTEGER):
   return (text) => {
     const value = Number(text.replace(/(?<=\d)_(?=\d)/g, ''))
     if (text.trim() === '' || !Number.isSafeInteger(value) || value < min || value > max) {
-      throw new InvalidArgumentError(max === Number.MAX_SAFE_INTEGER ? `It must be a whole number from ${min}.` : `It must be a whole number from ${min} to ${max}.`)
+      throw new InvalidArgumentError(
+        max === Number.MAX_SAFE_INTEGER ? `It must be a whole number from ${min}.` : `It must be a whole number from ${min} to ${max}.`,
+      )
     }
     return value
   }
@@ -38,7 +45,8 @@ export function wholeNumber(min: number, max: number = Number.MAX_SAFE_INTEGER):
 
 export function share(text: string): number {
   const value = text.endsWith('%') ? Number(text.slice(0, -1)) / 100 : Number(text)
-  if (text.trim() === '' || !(value >= 0 && value <= 1)) throw new InvalidArgumentError('It must be a share from 0 to 1, such as 0.1 or 10%.')
+  if (text.trim() === '' || !(value >= 0 && value <= 1))
+    throw new InvalidArgumentError('It must be a share from 0 to 1, such as 0.1 or 10%.')
   return value
 }
 

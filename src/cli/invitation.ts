@@ -14,7 +14,12 @@ export function invitation(app: App, url: string): string[] {
   const [query] = app.gateway.queries.values()
   if (query !== undefined) {
     const sample = sampleOf(inputSchema(query.definition.input))
-    const parameters = new URLSearchParams(Object.entries(typeof sample === 'object' && sample !== null ? sample : {}).map(([name, value]): [string, string] => [name, String(value)]))
+    const parameters = new URLSearchParams(
+      Object.entries(typeof sample === 'object' && sample !== null ? sample : {}).map(([name, value]): [string, string] => [
+        name,
+        String(value),
+      ]),
+    )
     const search = parameters.toString()
     lines.push(`curl ${shellQuoted(`${url}/queries/${query.name}${search === '' ? '' : `?${search}`}`)}`)
   }

@@ -14,7 +14,11 @@ export function createLog(terminal: Terminal, level: LogLevel): FastifyBaseLogge
     return (...given) => {
       const [fields, message] = typeof given[0] === 'string' ? [{}, given[0]] : [given[0] as object, String(given[1] ?? '')]
       const time = new Date().toISOString().slice(11, 23)
-      terminal.note([`  ${terminal.style('dim', time)}`, terminal.style(style, own.padEnd(5)), message, terminal.style('dim', fieldsText(fields))].join('  ').trimEnd())
+      terminal.note(
+        [`  ${terminal.style('dim', time)}`, terminal.style(style, own.padEnd(5)), message, terminal.style('dim', fieldsText(fields))]
+          .join('  ')
+          .trimEnd(),
+      )
     }
   }
   const log = {

@@ -30,7 +30,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.
 const asJson = process.argv.includes('--json')
 const program = new Command()
   .name('headrace')
-  .description('High-concurrency writes for TypeScript: every accepted write is applied once, in order per key, in all of its databases or in none.')
+  .description(
+    'High-concurrency writes for TypeScript: every accepted write is applied once, in order per key, in all of its databases or in none.',
+  )
   .version(version, '-V, --version', 'print the version')
   .helpOption('-h, --help', 'show this help')
   .option('--json', 'JSON on standard output, words on standard error')

@@ -12,7 +12,7 @@ interface PackageDocument {
 const here = dirname(fileURLToPath(import.meta.url))
 
 export const packageRoot = findRoot(here)
-export const packageDocument = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as PackageDocument
+const packageDocument = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as PackageDocument
 export const version = packageDocument.version
 
 /** The file that runs this command line, to start it again as another process. */

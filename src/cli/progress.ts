@@ -34,7 +34,21 @@ export function showProgress(terminal: Terminal, label: string, total: number | 
   }
   const barSize = Math.max(10, Math.min(30, terminal.columns - 80))
   const format = total === null ? `  ${label}  {text}` : `  ${label}  {bar}   {percentage} %   {text}`
-  const bar = new SingleBar({ format, barsize: barSize, barCompleteChar: '━', barIncompleteChar: '─', hideCursor: true, autopadding: true, linewrap: true, clearOnComplete: true, gracefulExit: false, stream: process.stderr }, Presets.legacy)
+  const bar = new SingleBar(
+    {
+      format,
+      barsize: barSize,
+      barCompleteChar: '━',
+      barIncompleteChar: '─',
+      hideCursor: true,
+      autopadding: true,
+      linewrap: true,
+      clearOnComplete: true,
+      gracefulExit: false,
+      stream: process.stderr,
+    },
+    Presets.legacy,
+  )
   bar.start(total ?? 1, 0, { text: text() })
   const draw = (): void => bar.update(total === null ? 0 : Math.min(total, read().done), { text: text() })
   const timer = setInterval(draw, drawMs)

@@ -6,6 +6,8 @@
  * passes by (progress, notices) to standard error. Colours appear only on a
  * terminal, never with NO_COLOR (https://no-color.org) or TERM=dumb.
  */
+import { stripVTControlCharacters } from 'node:util'
+
 export type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan'
 
 const sequences: Readonly<Record<Style, readonly [string, string]>> = {
@@ -37,7 +39,10 @@ export interface TerminalStreams {
   readonly environment: Readonly<Record<string, string | undefined>>
 }
 
-export function createTerminal(json: boolean, streams: TerminalStreams = { stdout: process.stdout, stderr: process.stderr, environment: process.env }): Terminal {
+export function createTerminal(
+  json: boolean,
+  streams: TerminalStreams = { stdout: process.stdout, stderr: process.stderr, environment: process.env },
+): Terminal {
   const { stdout, stderr, environment } = streams
   const results = json ? stderr : stdout
   const coloured = results.isTTY === true && !environment['NO_COLOR'] && environment['TERM'] !== 'dumb'
@@ -54,11 +59,9 @@ export function createTerminal(json: boolean, streams: TerminalStreams = { stdou
   }
 }
 
-const sequence = /\u001b\[[0-9;]*m/g
-
 /** How many columns a text takes; colours take none. */
 export function widthOf(text: string): number {
-  return [...text.replace(sequence, '')].length
+  return [...stripVTControlCharacters(text)].length
 }
 
 export type Align = 'left' | 'right'

@@ -66,13 +66,13 @@ export class HeadraceApp implements App {
     const byName = { commands: uniqueByName('command', commands), queries: uniqueByName('query', queries) }
     this.gateway = {
       ...byName,
-      take: (command, input, how) => this.#door().take(command, input, how),
-      outcomeState: (command, tenant, id) => this.#door().outcomeState(command, tenant, id),
-      waitForOutcome: (command, tenant, id, signal) => this.#door().waitForOutcome(command, tenant, id, signal),
+      take: async (command, input, how) => this.#door().take(command, input, how),
+      outcomeState: async (command, tenant, id) => this.#door().outcomeState(command, tenant, id),
+      waitForOutcome: async (command, tenant, id, signal) => this.#door().waitForOutcome(command, tenant, id, signal),
       ask: async (query, input, signal) => JSON.stringify((await this.#live().queries.ask(query, input, signal)) ?? null),
     }
     this.deadLetters = {
-      list: ({ after = 0, limit = 100 } = {}) => this.#live().ledger.deadLetters({ after, limit }),
+      list: async ({ after = 0, limit = 100 } = {}) => this.#live().ledger.deadLetters({ after, limit }),
       get: async (position) => (await this.#live().ledger.deadLetter(position)) ?? unknownDeadLetter(position),
       redrive: async (position) => {
         const { admission, ledger } = this.#live()
@@ -87,7 +87,7 @@ export class HeadraceApp implements App {
         const { key, partition, blocked } = (await this.#live().ledger.drop(position)) ?? unknownDeadLetter(position)
         if (blocked) this.#laneOf(partition).hurry(key, partition)
       },
-      blockedKeys: () => this.#live().ledger.blockedKeys(),
+      blockedKeys: async () => this.#live().ledger.blockedKeys(),
     }
   }
 
@@ -221,7 +221,7 @@ export class HeadraceApp implements App {
   }
 
   #fail(error: HeadraceError): void {
-    if (this.#state === 'failed' || this.#state === 'stopping') return
+    if (this.#state === 'failed' || this.#state === 'stopping' || this.#state === 'stopped') return
     this.#state = 'failed'
     this.#reason = error
     tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The app has failed and takes no more commands: ${error.message}`, details: { code: error.code } }))
@@ -240,6 +240,7 @@ export class HeadraceApp implements App {
   }
 
   #live(): Running {
+    if (this.#state === 'stopped') throw new HeadraceError('stopping', `The app '${this.name}' is stopped.`, { retryAfterMs: 1_000 })
     if (this.#running === null) throw new HeadraceError('app-not-started', `The app '${this.name}' is ${this.#state}. Await app.start() first.`)
     return this.#running
   }

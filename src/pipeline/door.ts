@@ -12,6 +12,7 @@ import type { Entry, Ledger } from '../contracts/ledger.ts'
 import { digestOf, hash32 } from '../std/hash.ts'
 import { jsonDepth } from '../std/json.ts'
 import { nearest } from '../std/nearest.ts'
+import { isStorable } from '../std/text.ts'
 import type { Admission } from './admission.ts'
 import type { OutcomeState, SubmitOptions } from './app-contract.ts'
 import type { AnyCommand } from './command.ts'
@@ -24,8 +25,6 @@ import { validated } from './validate.ts'
 const idPattern = /^[\x21-\x7e]{1,128}$/
 const tenantPattern = /^[A-Za-z0-9._-]{1,64}$/
 const keyBytesMax = 512
-/** Half of a surrogate pair, and zero: databases change them, and two keys would become one. */
-const keyForbidden = /\p{Surrogate}|\0/u
 
 export interface DoorContext {
   readonly app: string
@@ -231,7 +230,7 @@ function keyOf(command: AnyCommand, value: unknown): string {
   if (typeof text !== 'string' || text === '' || Buffer.byteLength(text) > keyBytesMax) {
     throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave ${typeof key === 'string' ? `a text of ${Buffer.byteLength(key)} bytes` : String(key)}: it must be a text of 1 to ${keyBytesMax} bytes, or a safe integer.`)
   }
-  if (keyForbidden.test(text)) throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave a text with a zero character or half a surrogate pair: ${JSON.stringify(text)}.`)
+  if (!isStorable(text)) throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave a text with a zero character or half a surrogate pair: ${JSON.stringify(text)}.`)
   return text
 }
 
@@ -243,7 +242,11 @@ function doneState({ status, body }: { readonly status: 'committed' | 'rejected'
 export async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise
   const aborted = (): HeadraceError => new HeadraceError('wait-aborted', 'The caller stopped waiting. The command goes on; ask for its outcome by its id.', { cause: signal.reason })
-  if (signal.aborted) throw aborted()
+  if (signal.aborted) {
+    // Nobody hears how it ends.
+    promise.catch(() => undefined)
+    throw aborted()
+  }
   return new Promise<T>((resolve, reject) => {
     const onAbort = (): void => reject(aborted())
     signal.addEventListener('abort', onAbort, { once: true })

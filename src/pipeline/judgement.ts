@@ -2,6 +2,7 @@
  * What becomes of a command that failed alone: it waits and is tried again, or
  * it is dead-lettered, and its key is skipped or blocked.
  */
+import { inspect } from 'node:util'
 import { type ErrorCode, HeadraceError } from '../contracts/errors.ts'
 import type { CommitRecord, StoredOutcome } from '../contracts/ledger.ts'
 import { backoffMs } from '../std/backoff.ts'
@@ -48,11 +49,21 @@ export interface Judged {
 export function judge(ticket: Ticket, error: unknown, limits: Limits): Judged {
   const verdict = verdictOf(ticket, error)
   const code: string = HeadraceError.is(error) ? error.code : 'handler-failed'
-  const message = (error instanceof Error ? error.message : String(error)).slice(0, messageMax)
+  const message = messageOf(error).slice(0, messageMax)
   if (verdict === 'retry') {
     return { ticket, verdict, code, message, outcome: null, retryAt: Date.now() + backoffMs(ticket.entry.attempts, limits.retryBaseMs, limits.retryMaxMs) }
   }
   return { ticket, verdict, code, message, outcome: failedOutcome(ticket, code, message), retryAt: null }
+}
+
+/** Handlers throw what they like: also things without a message, or whose text cannot be made. */
+function messageOf(error: unknown): string {
+  try {
+    if (error instanceof Error && typeof error.message === 'string') return error.message
+    return typeof error === 'string' ? error : inspect(error, { depth: 1 })
+  } catch {
+    return 'An error that cannot be shown.'
+  }
 }
 
 /** The part of the commit record that tells of failed commands, and of those held behind them. */

@@ -35,20 +35,25 @@ export class QueryRunner {
     const query = this.#query(name)
     const value = await validated(`query '${name}'`, query.definition.input, input, query.definition.timeoutMs ?? this.#limits.queryTimeoutMs)
     if (this.#running >= this.#limits.queriesMax) throw new HeadraceError('overloaded', `${this.#running} queries are running; queriesMax is ${this.#limits.queriesMax}. Ask again after the pause.`, { retryAfterMs: 1_000 })
+    return abortable(this.#counted(query, value), signal)
+  }
+
+  /** Counts as running until it ends, also when its caller has left before. */
+  async #counted(query: AnyQuery, value: unknown): Promise<unknown> {
     const startedAt = performance.now()
     this.#running += 1
     let ok = false
     try {
-      const answer = await abortable(this.#answer(query, value), signal)
+      const answer = await this.#answer(query, value)
       ok = true
       return answer
     } finally {
       this.#running -= 1
-      tell('headrace:query', () => ({ app: this.#app, query: name, ms: performance.now() - startedAt, ok }))
+      tell('headrace:query', () => ({ app: this.#app, query: query.name, ms: performance.now() - startedAt, ok }))
     }
   }
 
-  #answer(query: AnyQuery, value: unknown): Promise<unknown> {
+  async #answer(query: AnyQuery, value: unknown): Promise<unknown> {
     const { key, ttlMs, timeoutMs } = query.definition
     if (key === undefined) return this.#load(query, value)
     const limitMs = timeoutMs ?? this.#limits.queryTimeoutMs

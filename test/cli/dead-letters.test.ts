@@ -59,7 +59,10 @@ async function letters(...more: string[]): Promise<Letter[]> {
 }
 
 const poison = async (key: string, id: string): Promise<void> => {
-  expect(await post(node.url, 'log.write', id, { key, poison: true })).toMatchObject({ status: 500, body: { status: 'failed', code: 'handler-failed' } })
+  expect(await post(node.url, 'log.write', id, { key, poison: true })).toMatchObject({
+    status: 500,
+    body: { status: 'failed', code: 'handler-failed' },
+  })
 }
 
 describe('headrace dlq', () => {
@@ -160,8 +163,10 @@ describe('the routes for operators', () => {
     expect(await ask({}, {}, '127.0.0.1')).toBe(200)
     expect(await ask({}, {}, '::1')).toBe(200)
     expect(await ask({}, {}, '::ffff:127.0.0.1')).toBe(200)
-    for (const address of ['10.0.0.1', '192.168.1.2', '::2', 'fe80::1', '::ffff:10.0.0.1']) expect(await ask({}, {}, address), address).toBe(403)
-    for (const header of ['forwarded', 'x-forwarded-for', 'x-real-ip', 'via', 'origin', 'sec-fetch-site']) expect(await ask({}, { [header]: 'x' }, '127.0.0.1'), header).toBe(403)
+    for (const address of ['10.0.0.1', '192.168.1.2', '::2', 'fe80::1', '::ffff:10.0.0.1'])
+      expect(await ask({}, {}, address), address).toBe(403)
+    for (const header of ['forwarded', 'x-forwarded-for', 'x-real-ip', 'via', 'origin', 'sec-fetch-site'])
+      expect(await ask({}, { [header]: 'x' }, '127.0.0.1'), header).toBe(403)
   })
 
   it('let in whoever has the token once there is one, and nobody else', async () => {

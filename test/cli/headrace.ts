@@ -63,7 +63,10 @@ export function spawnHeadrace(args: readonly string[], { input, environment = {}
     line: (pattern) =>
       new Promise((resolve, reject) => {
         const look = (): void => {
-          const found = stdout.split('\n').slice(0, -1).find((line) => pattern.test(line))
+          const found = stdout
+            .split('\n')
+            .slice(0, -1)
+            .find((line) => pattern.test(line))
           if (found === undefined) return
           waiting.delete(look)
           resolve(found)
@@ -98,7 +101,13 @@ export interface Node extends Running {
 }
 
 /** Starts a node on a free port and waits until it takes commands. */
-export async function startNode(app: string, dataDir: string, more: readonly string[] = [], options: RunOptions = {}, ipc = false): Promise<Node> {
+export async function startNode(
+  app: string,
+  dataDir: string,
+  more: readonly string[] = [],
+  options: RunOptions = {},
+  ipc = false,
+): Promise<Node> {
   const running = spawnHeadrace(['start', app, '--port', '0', '--data', dataDir, '--json', '--log-level', 'warn', ...more], options, ipc)
   const ready = JSON.parse(await running.line(/^\{"event":"ready"/)) as { url: string }
   return {
@@ -118,8 +127,18 @@ export function temporaryFolder(): { readonly path: string; drop(): void } {
   return { path, drop: () => rmSync(path, { recursive: true, force: true }) }
 }
 
-export async function post(url: string, command: string, id: string, input: unknown, headers: Readonly<Record<string, string>> = {}): Promise<{ readonly status: number; readonly body: Record<string, unknown> }> {
-  const response = await fetch(`${url}/commands/${command}`, { method: 'POST', headers: { 'content-type': 'application/json', 'idempotency-key': id, ...headers }, body: JSON.stringify(input) })
+export async function post(
+  url: string,
+  command: string,
+  id: string,
+  input: unknown,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<{ readonly status: number; readonly body: Record<string, unknown> }> {
+  const response = await fetch(`${url}/commands/${command}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'idempotency-key': id, ...headers },
+    body: JSON.stringify(input),
+  })
   return { status: response.status, body: (await response.json()) as Record<string, unknown> }
 }
 

@@ -104,12 +104,16 @@ describe('headrace start', () => {
 
   it('sets limits by flag, and refuses a flag that the app overrules', async () => {
     const node = await startNode(app(slowApp(0)), data(), ['--input-bytes-max', '64', '--body-bytes-max', '1000'])
-    expect(await post(node.url, 'note.add', 'a', { text: 'x'.repeat(100) })).toMatchObject({ body: { code: expect.stringMatching(/^(input|body)-/) as string } })
+    expect(await post(node.url, 'note.add', 'a', { text: 'x'.repeat(100) })).toMatchObject({
+      body: { code: expect.stringMatching(/^(input|body)-/) as string },
+    })
     expect((await node.stop()).code).toBe(0)
 
     const ended = await headrace(['start', app(slowApp(0, 'batchCommandsMax: 3')), '--batch-commands-max', '4', '--json', '--data', data()])
     expect(ended.code).toBe(2)
-    expect(onlyDocument(ended)).toMatchObject({ error: { code: 'option-invalid', message: expect.stringContaining('--batch-commands-max') as string } })
+    expect(onlyDocument(ended)).toMatchObject({
+      error: { code: 'option-invalid', message: expect.stringContaining('--batch-commands-max') as string },
+    })
   })
 
   it('ends with 3 when the port or the data directory is taken', async () => {

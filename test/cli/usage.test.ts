@@ -6,14 +6,25 @@ import { headrace, onlyDocument, temporaryFolder } from './headrace.ts'
 const folder = temporaryFolder()
 afterAll(() => folder.drop())
 
-const commands = [['start'], ['demo', 'flash-sale'], ['load'], ['dlq', 'ls'], ['dlq', 'show'], ['dlq', 'redrive'], ['dlq', 'drop'], ['outcomes', 'get'], ['doctor']]
+const commands = [
+  ['start'],
+  ['demo', 'flash-sale'],
+  ['load'],
+  ['dlq', 'ls'],
+  ['dlq', 'show'],
+  ['dlq', 'redrive'],
+  ['dlq', 'drop'],
+  ['outcomes', 'get'],
+  ['doctor'],
+]
 
 describe('the command line', () => {
   it('tells what it can do, with examples and exit codes, on standard output', async () => {
     const { code, stdout, stderr } = await headrace(['--help'])
     expect(code).toBe(0)
     expect(stderr).toBe('')
-    for (const words of ['start', 'demo', 'load', 'dlq', 'outcomes', 'doctor', 'version', 'Examples:', 'Exit codes:']) expect(stdout).toContain(words)
+    for (const words of ['start', 'demo', 'load', 'dlq', 'outcomes', 'doctor', 'version', 'Examples:', 'Exit codes:'])
+      expect(stdout).toContain(words)
   })
 
   it.each(commands)('teaches %s %s with exit codes', async (...words) => {
@@ -26,7 +37,8 @@ describe('the command line', () => {
 
   it('has a flag for every limit of the app and the server', async () => {
     const { stdout } = await headrace(['start', '--help'])
-    for (const flag of ['--batch-commands-max', '--partitions', '--stop-timeout-ms', '--body-bytes-max', '--connections-max']) expect(stdout).toContain(flag)
+    for (const flag of ['--batch-commands-max', '--partitions', '--stop-timeout-ms', '--body-bytes-max', '--connections-max'])
+      expect(stdout).toContain(flag)
   })
 
   it.each([
@@ -43,7 +55,16 @@ describe('the command line', () => {
     expect(stderr).toContain('--help')
   })
 
-  it.each([[[]], [['dlq']], [['start']], [['outcomes', 'get', 'x']], [['start', 'a.ts', '--port', 'x']], [['load', 'x', '--repeat', '2', '--input', '{}']], [['load', 'x']], [['dlq', 'show', 'abc']]])('ends with 2 for %j', async (args) => {
+  it.each([
+    [[]],
+    [['dlq']],
+    [['start']],
+    [['outcomes', 'get', 'x']],
+    [['start', 'a.ts', '--port', 'x']],
+    [['load', 'x', '--repeat', '2', '--input', '{}']],
+    [['load', 'x']],
+    [['dlq', 'show', 'abc']],
+  ])('ends with 2 for %j', async (args) => {
     expect((await headrace(args)).code).toBe(2)
   })
 
@@ -62,7 +83,11 @@ describe('the command line', () => {
 
   it('tells its versions', async () => {
     const found = onlyDocument(await headrace(['version', '--json']))
-    expect(found).toMatchObject({ headrace: expect.stringMatching(/^\d+\.\d+\.\d+/) as string, node: process.versions.node, sqlite: expect.stringMatching(/^3\./) as string })
+    expect(found).toMatchObject({
+      headrace: expect.stringMatching(/^\d+\.\d+\.\d+/) as string,
+      node: process.versions.node,
+      sqlite: expect.stringMatching(/^3\./) as string,
+    })
     expect((await headrace(['--version'])).stdout.trim()).toBe(found['headrace'])
   })
 })
@@ -71,7 +96,9 @@ describe('headrace doctor', () => {
   it('says ok with 0, and names what is wrong with 1', async () => {
     const good = await headrace(['doctor', '--data', folder.path, '--json'])
     expect(good.code).toBe(0)
-    expect(onlyDocument<{ ok: boolean; findings: { check: string }[] }>(good).findings.map(({ check }) => check)).toEqual(expect.arrayContaining(['node', 'sqlite', 'fsync', 'open-files', 'clock', 'space', 'file-system', 'owner', 'journal']))
+    expect(onlyDocument<{ ok: boolean; findings: { check: string }[] }>(good).findings.map(({ check }) => check)).toEqual(
+      expect.arrayContaining(['node', 'sqlite', 'fsync', 'open-files', 'clock', 'space', 'file-system', 'owner', 'journal']),
+    )
 
     writeFileSync(join(folder.path, 'journal.sqlite'), 'x'.repeat(8192))
     const bad = await headrace(['doctor', '--data', folder.path, '--json'])

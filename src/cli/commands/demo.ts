@@ -1,30 +1,11 @@
 /** `headrace demo flash-sale`: shows on this machine what the promises are worth. */
-import { randomBytes } from 'node:crypto'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import { act } from '../action.ts'
-import { type FlashSaleOptions, type FlashSaleResult, type FlashSaleSteps, runFlashSale } from '../demo/flash-sale.ts'
-import { printInvitation, printVerdict, summaryOf } from '../demo/report.ts'
-import { CliError, exitCodes, exitCodesHelp } from '../exit.ts'
+import type { FlashSaleFlags } from '../demo/run.ts'
+import { exitCodesHelp } from '../exit.ts'
 import { wholeNumber } from '../flags.ts'
 import { packageRoot } from '../package.ts'
-import { type Progress, showProgress } from '../progress.ts'
-import { count, counted, duration, type Terminal } from '../terminal.ts'
-
-interface Options {
-  readonly orders: number
-  readonly skus: number
-  readonly stock?: number
-  readonly buyers: number
-  readonly connections: number
-  readonly kill: number
-  readonly seed?: number
-  readonly data?: string
-  readonly app: string
-  readonly once?: boolean
-}
 
 const help = `
 One order changes three SQLite databases: it takes from the stock, writes the
@@ -48,7 +29,7 @@ export function addDemo(program: Command): void {
   group
     .command('flash-sale')
     .description('sell out a stock over HTTP into three databases, kill the server, and check every order')
-    .option('--orders <n>', 'how many orders', wholeNumber(1, 2_000_000), 20_000)
+    .option('--orders <n>', 'how many orders', wholeNumber(1, 2_000_000), 10_000)
     .option('--skus <n>', 'how many SKUs; the first is the hot one', wholeNumber(1, 100_000), 10)
     .option('--stock <n>', 'units of each SKU (about half of what is asked for)', wholeNumber(0, 1_000_000_000))
     .option('--buyers <n>', 'how many buyers', wholeNumber(1, 1_000_000), 1_000)
@@ -60,88 +41,5 @@ export function addDemo(program: Command): void {
     .option('--once', 'end after the verdict instead of leaving the server up')
     .option('--json', 'the verdict as one JSON object')
     .addHelpText('after', help)
-    .action(act<Options>(async ({ terminal, options }) => flashSale(terminal, options)))
-}
-
-async function flashSale(terminal: Terminal, options: Options): Promise<number> {
-  const { path, temporary } = dataFolder(options.data)
-  const interrupt = interruption()
-  const sale: FlashSaleOptions = {
-    app: resolve(options.app),
-    seed: options.seed ?? randomBytes(4).readUInt32BE(),
-    orders: options.orders,
-    skus: options.skus,
-    buyers: options.buyers,
-    stock: options.stock ?? null,
-    dataDir: path,
-    connections: options.connections,
-    kills: options.kill,
-    signal: interrupt.signal,
-  }
-  let keep = !temporary
-  try {
-    const result = await runFlashSale(sale, show(terminal, sale))
-    keep ||= !result.verdict.ok
-    terminal.document(summaryOf(result))
-    printVerdict(terminal, result, sale)
-    if (options.once !== true && !interrupt.signal.aborted) await stayUp(terminal, result, sale, interrupt.signal)
-    await result.node.stop()
-    return result.verdict.ok ? exitCodes.ok : exitCodes.failed
-  } catch (error) {
-    if (interrupt.signal.aborted) return exitCodes.interrupted
-    keep = true
-    throw error
-  } finally {
-    if (!keep) rmSync(path, { recursive: true, force: true })
-  }
-}
-
-async function stayUp(terminal: Terminal, result: FlashSaleResult, sale: FlashSaleOptions, signal: AbortSignal): Promise<void> {
-  printInvitation(terminal, result, sale)
-  await new Promise<void>((resolve) => {
-    if (signal.aborted) resolve()
-    else signal.addEventListener('abort', () => resolve(), { once: true })
-  })
-}
-
-function dataFolder(given: string | undefined): { readonly path: string; readonly temporary: boolean } {
-  if (given === undefined) return { path: mkdtempSync(join(tmpdir(), 'headrace-flash-sale-')), temporary: true }
-  const path = resolve(given)
-  if (existsSync(path) && readdirSync(path).length > 0) throw new CliError(exitCodes.usage, 'data-not-empty', `${path} is not empty: the sale counts from nothing.`, 'Name a new folder, or remove this one.')
-  return { path, temporary: false }
-}
-
-/** The first signal ends the run, or the wait after it; a second one ends the process at once. */
-function interruption(): { readonly signal: AbortSignal } {
-  const controller = new AbortController()
-  const heard = (): void => (controller.signal.aborted ? process.exit(exitCodes.interrupted) : controller.abort(new CliError(exitCodes.interrupted, 'interrupted', 'Interrupted.')))
-  process.on('SIGINT', heard).on('SIGTERM', heard)
-  return { signal: controller.signal }
-}
-
-/** What a person sees while the sale runs. */
-function show(terminal: Terminal, sale: FlashSaleOptions): FlashSaleSteps {
-  const line = (name: string, text: string): void => terminal.note(`  ${terminal.style('dim', name.padEnd(8))}  ${text}`)
-  let progress: Progress | null = null
-  let orderedAt = 0
-  return {
-    started(node, plan, readyMs) {
-      const units = plan.items.reduce((sum, item) => sum + item.stock, 0)
-      terminal.note(terminal.style('bold', `Flash sale: ${count(sale.orders)} orders by ${counted(sale.buyers, 'buyer')} for ${counted(sale.skus, 'SKU')} with ${counted(units, 'unit')}, seed ${sale.seed}`))
-      terminal.note('')
-      line('server', `${node.url}, process ${node.pid}, ready after ${duration(readyMs)}`)
-      line('data', `${sale.dataDir}: stock, orders and wallet, each a SQLite database of its own`)
-    },
-    stocked: (ms) => line('stock', `${counted(sale.skus, 'SKU')} and ${counted(sale.buyers, 'wallet')} put in place over NDJSON in ${duration(ms)}`),
-    ordering({ tally, killer }) {
-      orderedAt = performance.now()
-      const remark = (): string => (sale.kills === 0 ? '' : killer.down ? terminal.style('yellow', 'killed, starting again') : `killed ${killer.kills.length} of ${sale.kills}`)
-      progress = showProgress(terminal, terminal.style('dim', 'orders  '), sale.orders, () => ({ done: tally.answered, p99Ms: tally.percentile(99), remark: remark() }))
-    },
-    ordered() {
-      progress?.stop()
-      line('orders', `${count(sale.orders)} sent over ${counted(sale.connections, 'connection')} in ${duration(performance.now() - orderedAt)}`)
-    },
-    checking: () => line('check', 'asking for every outcome again, then reading the databases'),
-  }
+    .action(act<FlashSaleFlags>(async ({ terminal, options }) => (await import('../demo/run.ts')).flashSale(terminal, options)))
 }

@@ -37,9 +37,9 @@ export function addDlq(program: Command): void {
     .option('--limit <n>', 'at most this many', wholeNumber(1, 1_000), 100)
     .action(act<Options>(async ({ terminal, options }) => list(terminal, options)))
 
-  reading(group.command('show').description('show one dead letter, with its input and error').argument('<position>', 'as ls shows it')).action(
-    act<Options>(async ({ terminal, options, words }) => show(terminal, options, position(words[0] ?? ''))),
-  )
+  reading(
+    group.command('show').description('show one dead letter, with its input and error').argument('<position>', 'as ls shows it'),
+  ).action(act<Options>(async ({ terminal, options, words }) => show(terminal, options, position(words[0] ?? ''))))
 
   for (const verb of ['redrive', 'drop'] as const) {
     connected(group.command(verb).description(verb === 'redrive' ? 'queue dead letters again' : 'give dead letters up'))
@@ -62,7 +62,8 @@ function reading(command: Command): Command {
 
 function position(text: string): number {
   const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
-  if (!Number.isSafeInteger(value)) throw new CliError(exitCodes.usage, 'usage', `'${text}' is no position.`, 'headrace dlq ls shows the positions.')
+  if (!Number.isSafeInteger(value))
+    throw new CliError(exitCodes.usage, 'usage', `'${text}' is no position.`, 'headrace dlq ls shows the positions.')
   return value
 }
 
@@ -70,23 +71,42 @@ async function list(terminal: Terminal, options: Options): Promise<number> {
   const { after = 0, limit = 100 } = options
   const { deadLetters, more } =
     options.data === undefined
-      ? await askNodeJson<{ deadLetters: LetterDocument[]; more: boolean }>(options, 'GET', `/admin/dead-letters?after=${after}&limit=${limit}`)
+      ? await askNodeJson<{ deadLetters: LetterDocument[]; more: boolean }>(
+          options,
+          'GET',
+          `/admin/dead-letters?after=${after}&limit=${limit}`,
+        )
       : await localDeadLetters(options.data, { after, limit })
   for (const letter of deadLetters) terminal.document(letter)
   if (deadLetters.length === 0) {
     terminal.print(after === 0 ? 'No dead letters.' : `No dead letters past ${after}.`)
     return exitCodes.ok
   }
-  const rows = deadLetters.map((letter) => [String(letter.position), letter.command, letter.key, letter.id, letter.code, age(letter.diedAt), letter.blocks ? terminal.style('yellow', 'blocks its key') : ''])
+  const rows = deadLetters.map((letter) => [
+    String(letter.position),
+    letter.command,
+    letter.key,
+    letter.id,
+    letter.code,
+    age(letter.diedAt),
+    letter.blocks ? terminal.style('yellow', 'blocks its key') : '',
+  ])
   const heading = ['position', 'command', 'key', 'id', 'code', 'age', ''].map((name) => terminal.style('dim', name))
   for (const line of table([heading, ...rows], ['right'])) terminal.print(line)
   terminal.print()
-  terminal.print(more ? `The first ${count(deadLetters.length)}; go on with --after ${deadLetters.at(-1)?.position}.` : `${counted(deadLetters.length, 'dead letter')}. headrace dlq show <position> tells more.`)
+  terminal.print(
+    more
+      ? `The first ${count(deadLetters.length)}; go on with --after ${deadLetters.at(-1)?.position}.`
+      : `${counted(deadLetters.length, 'dead letter')}. headrace dlq show <position> tells more.`,
+  )
   return exitCodes.ok
 }
 
 async function show(terminal: Terminal, options: Options, at: number): Promise<number> {
-  const letter = options.data === undefined ? await askNodeJson<LetterDocument>(options, 'GET', `/admin/dead-letters/${at}`) : await localLetter(options.data, at)
+  const letter =
+    options.data === undefined
+      ? await askNodeJson<LetterDocument>(options, 'GET', `/admin/dead-letters/${at}`)
+      : await localLetter(options.data, at)
   terminal.document(letter)
   const rows = [
     ['command', letter.command],
@@ -109,7 +129,8 @@ async function show(terminal: Terminal, options: Options, at: number): Promise<n
 async function localLetter(data: string, at: number): Promise<LetterDocument> {
   const { deadLetters } = await localDeadLetters(data, { after: at - 1, limit: 1 })
   const [letter] = deadLetters
-  if (letter?.position !== at) throw new CliError(exitCodes.failed, 'dead-letter-unknown', `There is no dead letter at position ${at}.`, 'List them: headrace dlq ls.')
+  if (letter?.position !== at)
+    throw new CliError(exitCodes.failed, 'dead-letter-unknown', `There is no dead letter at position ${at}.`, 'List them: headrace dlq ls.')
   return letter
 }
 

@@ -42,7 +42,9 @@ async function doctor(terminal: Terminal, dataDir: string): Promise<number> {
   print(terminal, findings)
   const summary = [counted(errors, 'error'), counted(warnings, 'warning')].join(', ')
   terminal.print()
-  terminal.print(errors > 0 ? terminal.style('red', summary) : warnings > 0 ? terminal.style('yellow', summary) : terminal.style('green', 'All well.'))
+  terminal.print(
+    errors > 0 ? terminal.style('red', summary) : warnings > 0 ? terminal.style('yellow', summary) : terminal.style('green', 'All well.'),
+  )
   return errors === 0 ? exitCodes.ok : exitCodes.failed
 }
 
@@ -60,7 +62,12 @@ async function examine(dataDir: string): Promise<Finding[]> {
   return [...machine, ...disk, owner, ...(await checkDatabases(dataDir, contents, owner.level !== 'ok'))]
 }
 
-const marks: Readonly<Record<Level, readonly ['green' | 'dim' | 'yellow' | 'red', string]>> = { ok: ['green', '✓'], info: ['dim', '·'], warn: ['yellow', '!'], error: ['red', '✗'] }
+const marks: Readonly<Record<Level, readonly ['green' | 'dim' | 'yellow' | 'red', string]>> = {
+  ok: ['green', '✓'],
+  info: ['dim', '·'],
+  warn: ['yellow', '!'],
+  error: ['red', '✗'],
+}
 
 function print(terminal: Terminal, findings: readonly Finding[]): void {
   const lines = table(findings.map(({ level, check, found }) => [terminal.style(...marks[level]), check, found]))

@@ -44,7 +44,12 @@ export function addOutcomes(program: Command): void {
       act<Options>(async ({ terminal, options, words }) => {
         const [command = '', id = ''] = words
         const headers = options.tenant === undefined ? {} : { 'headrace-tenant': options.tenant }
-        const outcome = await askNodeJson<OutcomeDocument>({ url: options.url }, 'GET', `/outcomes/${encodeURIComponent(command)}/${encodeURIComponent(id)}`, headers)
+        const outcome = await askNodeJson<OutcomeDocument>(
+          { url: options.url },
+          'GET',
+          `/outcomes/${encodeURIComponent(command)}/${encodeURIComponent(id)}`,
+          headers,
+        )
         terminal.document(outcome)
         const style = outcome.status === 'committed' ? 'green' : outcome.status === 'failed' ? 'red' : 'yellow'
         const rows = [

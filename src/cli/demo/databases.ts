@@ -21,8 +21,6 @@ export interface SaleState {
   readonly orders: readonly OrderRow[]
 }
 
-export const saleDatabases = ['stock', 'orders', 'wallet'] as const
-
 /** How long a read waits for a lock, in milliseconds. */
 const busyTimeoutMs = 5_000
 
@@ -37,7 +35,7 @@ export function readSale(dataDir: string): SaleState {
   }
 }
 
-function read<Row>(dataDir: string, name: (typeof saleDatabases)[number], text: string): Row[] {
+function read<Row>(dataDir: string, name: 'stock' | 'orders' | 'wallet', text: string): Row[] {
   const file = join(dataDir, `${name}.sqlite`)
   if (!existsSync(file)) throw new Error(`there is no database ${file}`)
   const database = new DatabaseSync(file, { readOnly: true })

@@ -99,7 +99,12 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
 /** Puts stock and balances in place through the same write path as the orders, as NDJSON. */
 async function fill(transport: Transport, plan: SalePlan, signal: AbortSignal): Promise<number> {
   const startedAt = performance.now()
-  await putAll(transport, signal, 'stock.put', plan.items.map(({ sku, price, stock }) => ({ sku, price, remaining: stock })))
+  await putAll(
+    transport,
+    signal,
+    'stock.put',
+    plan.items.map(({ sku, price, stock }) => ({ sku, price, remaining: stock })),
+  )
   await putAll(transport, signal, 'wallet.put', plan.wallets)
   return performance.now() - startedAt
 }
@@ -121,7 +126,12 @@ async function putAll(transport: Transport, signal: AbortSignal, command: string
     },
   })
   signal.throwIfAborted()
-  if (refused !== null) throw new CliError(exitCodes.failed, 'fill-refused', `${command} was refused: ${(refused as Answered).answer.body || (refused as Answered).answer.code}`)
+  if (refused !== null)
+    throw new CliError(
+      exitCodes.failed,
+      'fill-refused',
+      `${command} was refused: ${(refused as Answered).answer.body || (refused as Answered).answer.code}`,
+    )
 }
 
 interface Ordering {

@@ -50,7 +50,11 @@ export class NodeProcess {
     const startedAt = performance.now()
     const port = this.#url === '' ? '0' : new URL(this.#url).port
     const { app, dataDir, more = [] } = this.#options
-    const child = spawn(process.execPath, [mainFile, 'start', app, '--port', port, '--data', dataDir, '--json', '--log-level', 'warn', ...more], { stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
+    const child = spawn(
+      process.execPath,
+      [mainFile, 'start', app, '--port', port, '--data', dataDir, '--json', '--log-level', 'warn', ...more],
+      { stdio: ['ignore', 'pipe', 'pipe', 'ipc'] },
+    )
     this.#child = child
     this.#ending = false
     const ready = new Promise<string>((resolve, reject) => {

@@ -35,6 +35,7 @@ describe('the plan of a flash sale', () => {
   it('knows its own ids and no others', () => {
     const plan = planSale(options)
     expect(orderIndex(plan, orderId(4_999))).toBe(4_999)
-    for (const foreign of ['order-5000', 'order-', 'order-01', 'order-1.0', 'put-1', '']) expect(orderIndex(plan, foreign), foreign).toBe(null)
+    for (const foreign of ['order-5000', 'order-', 'order-01', 'order-1.0', 'put-1', ''])
+      expect(orderIndex(plan, foreign), foreign).toBe(null)
   })
 })

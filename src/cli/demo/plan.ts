@@ -25,7 +25,7 @@ export interface SalePlan {
   readonly quantityOf: Uint8Array
 }
 
-export const quantityMax = 5
+const quantityMax = 5
 const priceMin = 199
 const priceMax = 9_999
 
@@ -35,14 +35,21 @@ export function planSale(options: SaleOptions): SalePlan {
   const averageQuantity = (1 + quantityMax) / 2
   const stock = options.stock ?? Math.max(1, Math.round((orders * averageQuantity) / skus / 2))
   const forItems = random.fork('items')
-  const items = Array.from({ length: skus }, (_, index) => ({ sku: `sku-${index + 1}`, price: forItems.between(priceMin, priceMax), stock }))
+  const items = Array.from({ length: skus }, (_, index) => ({
+    sku: `sku-${index + 1}`,
+    price: forItems.between(priceMin, priceMax),
+    stock,
+  }))
 
   // A few wallets run dry: balances lie around what a buyer will spend on average.
   const averagePrice = items.reduce((sum, item) => sum + item.price, 0) / skus
   const spending = Math.min((orders * averageQuantity) / 2, stock * skus) * averagePrice
   const balanceMax = Math.max(priceMax, Math.round((3 * spending) / buyers))
   const forWallets = random.fork('wallets')
-  const wallets = Array.from({ length: buyers }, (_, index) => ({ buyer: `buyer-${index + 1}`, balance: forWallets.between(Math.round(balanceMax / 4), balanceMax) }))
+  const wallets = Array.from({ length: buyers }, (_, index) => ({
+    buyer: `buyer-${index + 1}`,
+    balance: forWallets.between(Math.round(balanceMax / 4), balanceMax),
+  }))
 
   // One SKU is what everybody came for; the others follow by Zipf's law.
   const forOrders = random.fork('orders')

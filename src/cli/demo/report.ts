@@ -41,7 +41,10 @@ export function printVerdict(terminal: Terminal, { verdict, load, kills, plan, n
   const rows = [
     ['answers', [`${count(verdict.accepted)} accepted`, ...rejections].join(', ')],
     ['sold', `${counted(verdict.sold, 'unit')} for ${amount(verdict.revenue)}`],
-    ['speed', `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}`],
+    [
+      'speed',
+      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}`,
+    ],
     ['repeats', `${counted(load.repeats.sent, 'order')} sent twice with the same Idempotency-Key`],
   ]
   if (kills.length > 0) {
@@ -53,7 +56,11 @@ export function printVerdict(terminal: Terminal, { verdict, load, kills, plan, n
   for (const line of table(rows.map(([name = '', value = '']) => [dim(name), value]))) terminal.print(line)
 
   terminal.print()
-  terminal.print(verdict.ok ? terminal.style('green', terminal.style('bold', 'Verdict: it all adds up')) : terminal.style('red', terminal.style('bold', 'Verdict: it does not add up')))
+  terminal.print(
+    verdict.ok
+      ? terminal.style('green', terminal.style('bold', 'Verdict: it all adds up'))
+      : terminal.style('red', terminal.style('bold', 'Verdict: it does not add up')),
+  )
   const mark = (ok: boolean): string => (ok ? terminal.style('green', '✓') : terminal.style('red', '✗'))
   const lines = table(verdict.checks.map((check) => [mark(check.ok), check.name, dim(check.found)]))
   verdict.checks.forEach((check, index) => {
@@ -75,8 +82,14 @@ export function printInvitation(terminal: Terminal, { node, state, plan }: Flash
   terminal.print()
   terminal.print(`The server is still up at ${terminal.style('cyan', node.url)}. Try, in another terminal:`)
   const tries: readonly (readonly [string, string])[] = [
-    ['new stock', `curl ${node.url}/commands/stock.put -H 'idempotency-key: more-1' ${json} -d '{"sku":"${item}","price":500,"remaining":10}'`],
-    ['an order; run it twice: the same answer, sold once', `curl ${node.url}/commands/order.buy -H 'idempotency-key: mine-1' ${json} -d '{"sku":"${item}","buyer":"${buyer}","quantity":2}'`],
+    [
+      'new stock',
+      `curl ${node.url}/commands/stock.put -H 'idempotency-key: more-1' ${json} -d '{"sku":"${item}","price":500,"remaining":10}'`,
+    ],
+    [
+      'an order; run it twice: the same answer, sold once',
+      `curl ${node.url}/commands/order.buy -H 'idempotency-key: mine-1' ${json} -d '{"sku":"${item}","buyer":"${buyer}","quantity":2}'`,
+    ],
     ['what is left', `curl '${node.url}/queries/stock.left?sku=${item}'`],
     ['what became of it', `curl ${node.url}/outcomes/order.buy/mine-1`],
     ['all there is', `curl ${node.url}/openapi.json`],

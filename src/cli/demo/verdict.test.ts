@@ -21,7 +21,9 @@ beforeEach(() => {
   const orders = open('orders')
   const wallet = open('wallet')
   stock.exec('create table stock (sku text primary key, price integer, remaining integer)')
-  orders.exec('create table orders (number integer primary key, id text, sku text, buyer text, quantity integer, price integer, position integer)')
+  orders.exec(
+    'create table orders (number integer primary key, id text, sku text, buyer text, quantity integer, price integer, position integer)',
+  )
   wallet.exec('create table wallet (buyer text primary key, balance integer)')
   const left = plan.items.map((item) => item.stock)
   const balances = plan.wallets.map((row) => row.balance)
@@ -44,8 +46,10 @@ beforeEach(() => {
       insert.run(orderId(index), input.sku, input.buyer, input.quantity, price, position)
     }
   }
-  plan.items.forEach((item, sku) => stock.prepare('insert into stock values (?, ?, ?)').run(item.sku, item.price, left[sku] as number))
-  plan.wallets.forEach((row, buyer) => wallet.prepare('insert into wallet values (?, ?)').run(row.buyer, balances[buyer] as number))
+  for (const [sku, item] of plan.items.entries())
+    stock.prepare('insert into stock values (?, ?, ?)').run(item.sku, item.price, left[sku] as number)
+  for (const [buyer, row] of plan.wallets.entries())
+    wallet.prepare('insert into wallet values (?, ?)').run(row.buyer, balances[buyer] as number)
   for (const database of [stock, orders, wallet]) {
     database.exec('commit')
     database.close()
@@ -66,7 +70,14 @@ function change(name: string, text: string): void {
 }
 
 function verdict(more: Partial<Evidence> = {}): Verdict {
-  return judge({ plan, record, state: readSale(folder), outcomes: { asked: 400, missing: [], different: [] }, repeats: { sent: 40, different: 0 }, ...more })
+  return judge({
+    plan,
+    record,
+    state: readSale(folder),
+    outcomes: { asked: 400, missing: [], different: [] },
+    repeats: { sent: 40, different: 0 },
+    ...more,
+  })
 }
 
 function broken(found: Verdict): string[] {
@@ -93,12 +104,22 @@ describe('the verdict on a flash sale', () => {
     change('orders', `insert into orders (id, sku, buyer, quantity, price, position) values ('stray', 'sku-1', 'buyer-1', 1, 100, 9999)`)
     const found = verdict()
     expect(found.unexpected).toBe(1)
-    expect(broken(found)).toEqual(expect.arrayContaining(['sold = initial − left = orders', 'money conserved', 'nothing half-written', 'no order that was not accepted']))
+    expect(broken(found)).toEqual(
+      expect.arrayContaining([
+        'sold = initial − left = orders',
+        'money conserved',
+        'nothing half-written',
+        'no order that was not accepted',
+      ]),
+    )
   })
 
   it('sees an order that was rejected and written all the same', () => {
     const index = indexOf('rejected', 'sold-out')
-    change('orders', `insert into orders (id, sku, buyer, quantity, price, position) values ('${orderId(index)}', 'sku-1', 'buyer-1', 1, 100, 9999)`)
+    change(
+      'orders',
+      `insert into orders (id, sku, buyer, quantity, price, position) values ('${orderId(index)}', 'sku-1', 'buyer-1', 1, 100, 9999)`,
+    )
     expect(verdict().unexpected).toBe(1)
   })
 
@@ -123,9 +144,15 @@ describe('the verdict on a flash sale', () => {
   it('sees an id that was applied twice, even when stock and wallet fit', () => {
     const index = indexOf('committed')
     const { sku, buyer, quantity } = orderInput(plan, index)
-    change('orders', `insert into orders (id, sku, buyer, quantity, price, position) select id, sku, buyer, quantity, price, position + 10000 from orders where id = '${orderId(index)}'`)
+    change(
+      'orders',
+      `insert into orders (id, sku, buyer, quantity, price, position) select id, sku, buyer, quantity, price, position + 10000 from orders where id = '${orderId(index)}'`,
+    )
     change('stock', `update stock set remaining = remaining - ${quantity} where sku = '${sku}'`)
-    change('wallet', `update wallet set balance = balance - ${quantity} * ${plan.items[plan.skuOf[index] as number]?.price} where buyer = '${buyer}'`)
+    change(
+      'wallet',
+      `update wallet set balance = balance - ${quantity} * ${plan.items[plan.skuOf[index] as number]?.price} where buyer = '${buyer}'`,
+    )
     const found = verdict()
     expect(found.duplicated).toBe(1)
     expect(found.halfWritten).toBe(0)
@@ -135,7 +162,10 @@ describe('the verdict on a flash sale', () => {
   it('sees an order whose wallet change is missing', () => {
     const index = indexOf('committed')
     const { buyer, quantity } = orderInput(plan, index)
-    change('wallet', `update wallet set balance = balance + ${quantity} * ${plan.items[plan.skuOf[index] as number]?.price} where buyer = '${buyer}'`)
+    change(
+      'wallet',
+      `update wallet set balance = balance + ${quantity} * ${plan.items[plan.skuOf[index] as number]?.price} where buyer = '${buyer}'`,
+    )
     const found = verdict()
     expect(found.halfWritten).toBe(1)
     expect(broken(found)).toEqual(expect.arrayContaining(['money conserved', 'nothing half-written']))
@@ -149,7 +179,10 @@ describe('the verdict on a flash sale', () => {
   })
 
   it('sees two half-written orders that cancel out in the sums', () => {
-    change('wallet', `update wallet set balance = balance + 1 where buyer = 'buyer-1'; update wallet set balance = balance - 1 where buyer = 'buyer-2'`)
+    change(
+      'wallet',
+      `update wallet set balance = balance + 1 where buyer = 'buyer-1'; update wallet set balance = balance - 1 where buyer = 'buyer-2'`,
+    )
     const found = verdict()
     expect(broken(found)).toEqual(['nothing half-written'])
     expect(found.halfWritten).toBe(2)
@@ -174,8 +207,11 @@ describe('the verdict on a flash sale', () => {
   })
 
   it('sees rows of a SKU that were written out of order', () => {
-    change('orders', `create temporary table pair as select number, position from orders where sku = 'sku-1' order by number limit 2;
-      update orders set position = (select sum(position) from pair) - position where number in (select number from pair)`)
+    change(
+      'orders',
+      `create temporary table pair as select number, position from orders where sku = 'sku-1' order by number limit 2;
+      update orders set position = (select sum(position) from pair) - position where number in (select number from pair)`,
+    )
     const found = verdict()
     expect(found.disordered).toBeGreaterThan(0)
     expect(broken(found)).toContain('order per key kept')

@@ -75,7 +75,10 @@ export function judge(evidence: Evidence): Verdict {
   const initialMoney = sum(plan.wallets, (wallet) => wallet.balance)
   const leftMoney = sum([...state.wallets.values()], (wallet) => wallet.balance)
 
-  const negative = [...[...state.items].filter(([, item]) => item.remaining < 0), ...[...state.wallets].filter(([, wallet]) => wallet.balance < 0)].map(([key]) => key)
+  const negative = [
+    ...[...state.items].filter(([, item]) => item.remaining < 0),
+    ...[...state.wallets].filter(([, wallet]) => wallet.balance < 0),
+  ].map(([key]) => key)
   const doubled = doubledIds(rows)
   const oversold = unitsBeyondStock(plan, rows)
   const uneven = unevenKeys(plan, state)
@@ -86,19 +89,51 @@ export function judge(evidence: Evidence): Verdict {
   const unanswered = plan.orders - record.count('committed') - record.count('rejected')
 
   const checks: Check[] = [
-    check('every order got an outcome', unanswered === 0, unanswered === 0 ? `${n(plan.orders)} of ${n(plan.orders)}` : `${n(unanswered)} without one`),
-    check('sold = initial − left = orders', initialStock - leftStock === sold, `${n(initialStock)} − ${n(leftStock)} = ${n(initialStock - leftStock)} units gone, ${n(sold)} units in orders`),
+    check(
+      'every order got an outcome',
+      unanswered === 0,
+      unanswered === 0 ? `${n(plan.orders)} of ${n(plan.orders)}` : `${n(unanswered)} without one`,
+    ),
+    check(
+      'sold = initial − left = orders',
+      initialStock - leftStock === sold,
+      `${n(initialStock)} − ${n(leftStock)} = ${n(initialStock - leftStock)} units gone, ${n(sold)} units in orders`,
+    ),
     check('nothing oversold', oversold === 0, `${n(oversold)} units beyond the stock`),
-    check('money conserved', initialMoney - leftMoney === revenue, `${money(initialMoney - leftMoney)} out of wallets, ${money(revenue)} in orders`),
+    check(
+      'money conserved',
+      initialMoney - leftMoney === revenue,
+      `${money(initialMoney - leftMoney)} out of wallets, ${money(revenue)} in orders`,
+    ),
     check('no negative stock or balance', negative.length === 0, `${n(negative.length)} below zero`, negative),
-    check('nothing half-written', uneven.length === 0, `${n(plan.items.length)} SKUs and ${n(plan.wallets.length)} buyers, ${n(uneven.length)} do not add up`, uneven),
+    check(
+      'nothing half-written',
+      uneven.length === 0,
+      `${n(plan.items.length)} SKUs and ${n(plan.wallets.length)} buyers, ${n(uneven.length)} do not add up`,
+      uneven,
+    ),
     check('each id once', doubled.length === 0, `${n(rows.length)} order rows, ${n(doubled.length)} doubled`, doubled),
-    check('each accepted order found', missing.length === 0, `${n(record.count('committed'))} accepted, ${n(missing.length)} not in the databases`, missing),
+    check(
+      'each accepted order found',
+      missing.length === 0,
+      `${n(record.count('committed'))} accepted, ${n(missing.length)} not in the databases`,
+      missing,
+    ),
     check('no order that was not accepted', unexpected.length === 0, `${n(unexpected.length)} rows too many`, unexpected),
-    check('each outcome kept', outcomes.missing.length + outcomes.different.length === 0, `${n(outcomes.asked)} asked again, ${n(outcomes.missing.length)} unknown, ${n(outcomes.different.length)} changed`, [...outcomes.missing, ...outcomes.different]),
+    check(
+      'each outcome kept',
+      outcomes.missing.length + outcomes.different.length === 0,
+      `${n(outcomes.asked)} asked again, ${n(outcomes.missing.length)} unknown, ${n(outcomes.different.length)} changed`,
+      [...outcomes.missing, ...outcomes.different],
+    ),
     check('repeats answered alike', repeats.different === 0, `${n(repeats.sent)} sent twice, ${n(repeats.different)} answered otherwise`),
     check('order per key kept', disordered.length === 0, `${n(disordered.length)} out of place`, disordered),
-    check('no order refused wrongly', wrong.length === 0, `${n(record.count('rejected'))} rejected, ${n(wrong.length)} without reason`, wrong),
+    check(
+      'no order refused wrongly',
+      wrong.length === 0,
+      `${n(record.count('rejected'))} rejected, ${n(wrong.length)} without reason`,
+      wrong,
+    ),
   ]
   return {
     ok: checks.every((check) => check.ok),
@@ -137,16 +172,32 @@ function doubledIds(rows: readonly OrderRow[]): string[] {
 }
 
 function unitsBeyondStock(plan: SalePlan, rows: readonly OrderRow[]): number {
-  const soldOf = sums(rows, (row) => row.sku, (row) => row.quantity)
+  const soldOf = sums(
+    rows,
+    (row) => row.sku,
+    (row) => row.quantity,
+  )
   return sum(plan.items, (item) => Math.max(0, (soldOf.get(item.sku) ?? 0) - item.stock))
 }
 
 /** Per SKU: units gone = units in its orders. Per buyer: cents gone = cents in their orders. */
 function unevenKeys(plan: SalePlan, state: SaleState): string[] {
-  const soldOf = sums(state.orders, (row) => row.sku, (row) => row.quantity)
-  const spentOf = sums(state.orders, (row) => row.buyer, (row) => row.price * row.quantity)
-  const items = plan.items.filter((item) => item.stock - (state.items.get(item.sku)?.remaining ?? Number.NaN) !== (soldOf.get(item.sku) ?? 0))
-  const wallets = plan.wallets.filter((wallet) => wallet.balance - (state.wallets.get(wallet.buyer)?.balance ?? Number.NaN) !== (spentOf.get(wallet.buyer) ?? 0))
+  const soldOf = sums(
+    state.orders,
+    (row) => row.sku,
+    (row) => row.quantity,
+  )
+  const spentOf = sums(
+    state.orders,
+    (row) => row.buyer,
+    (row) => row.price * row.quantity,
+  )
+  const items = plan.items.filter(
+    (item) => item.stock - (state.items.get(item.sku)?.remaining ?? Number.NaN) !== (soldOf.get(item.sku) ?? 0),
+  )
+  const wallets = plan.wallets.filter(
+    (wallet) => wallet.balance - (state.wallets.get(wallet.buyer)?.balance ?? Number.NaN) !== (spentOf.get(wallet.buyer) ?? 0),
+  )
   return [...items.map((item) => item.sku), ...wallets.map((wallet) => wallet.buyer)]
 }
 
@@ -159,7 +210,13 @@ function missingRows(plan: SalePlan, record: SaleRecord, rows: readonly OrderRow
     const row = rowOf.get(orderId(index))
     const input = orderInput(plan, index)
     const price = plan.items[plan.skuOf[index] as number]?.price
-    const same = row !== undefined && row.sku === input.sku && row.buyer === input.buyer && row.quantity === input.quantity && row.price === price && row.position === record.positionOf[index]
+    const same =
+      row !== undefined &&
+      row.sku === input.sku &&
+      row.buyer === input.buyer &&
+      row.quantity === input.quantity &&
+      row.price === price &&
+      row.position === record.positionOf[index]
     if (!same) missing.push(orderId(index))
   }
   return missing
@@ -175,15 +232,15 @@ function unexpectedRows(plan: SalePlan, record: SaleRecord, rows: readonly Order
   return rows.filter((row) => !allowed(row.id)).map((row) => row.id)
 }
 
-function sum<T>(items: readonly T[], valueOf: (item: T) => number): number {
+function sum<T>(items: readonly T[], amountOf: (item: T) => number): number {
   let total = 0
-  for (const item of items) total += valueOf(item)
+  for (const item of items) total += amountOf(item)
   return total
 }
 
-function sums<T>(items: readonly T[], keyOf: (item: T) => string, valueOf: (item: T) => number): Map<string, number> {
+function sums<T>(items: readonly T[], keyOf: (item: T) => string, amountOf: (item: T) => number): Map<string, number> {
   const totals = new Map<string, number>()
-  for (const item of items) totals.set(keyOf(item), (totals.get(keyOf(item)) ?? 0) + valueOf(item))
+  for (const item of items) totals.set(keyOf(item), (totals.get(keyOf(item)) ?? 0) + amountOf(item))
   return totals
 }
 

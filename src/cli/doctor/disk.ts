@@ -22,7 +22,12 @@ export function checkFolder(dataDir: string): Finding {
     rmSync(probe)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    const remedy = code === 'EROFS' ? 'It is mounted read-only: mount it for writing, or name another folder.' : code === 'ENOSPC' ? 'The disk is full: free some space.' : `Give it to the user that runs the node: chown -R $(id -u) ${folder}`
+    const remedy =
+      code === 'EROFS'
+        ? 'It is mounted read-only: mount it for writing, or name another folder.'
+        : code === 'ENOSPC'
+          ? 'The disk is full: free some space.'
+          : `Give it to the user that runs the node: chown -R $(id -u) ${folder}`
     return finding('data', 'error', `${folder} cannot be written (${code})`, remedy)
   }
   return finding('data', 'ok', folder === path ? path : `${path} (will be made)`)
@@ -65,9 +70,17 @@ const remote = new Set(['nfs', 'cifs', 'smb2', 'fuse', '9p'])
 export function checkFileSystem(dataDir: string, type: number = statfsSync(existingFolder(dataDir)).type): Finding {
   if (process.platform !== 'linux') return finding('file-system', 'info', 'known on Linux only')
   const name = fileSystems[type] ?? `type 0x${type.toString(16)}`
-  if (inMemory.has(name)) return finding('file-system', 'warn', `${name}: in memory, gone after a reboot`, 'Name a folder on a disk, unless it is for a test.')
-  if (remote.has(name)) return finding('file-system', 'error', `${name}: locks and fsync of a network file system cannot be trusted`, 'Name a folder on a local disk.')
-  if (name === 'overlay') return finding('file-system', 'warn', 'overlay: the layer of a container, gone with it', 'Mount a volume for the data.')
+  if (inMemory.has(name))
+    return finding('file-system', 'warn', `${name}: in memory, gone after a reboot`, 'Name a folder on a disk, unless it is for a test.')
+  if (remote.has(name))
+    return finding(
+      'file-system',
+      'error',
+      `${name}: locks and fsync of a network file system cannot be trusted`,
+      'Name a folder on a local disk.',
+    )
+  if (name === 'overlay')
+    return finding('file-system', 'warn', 'overlay: the layer of a container, gone with it', 'Mount a volume for the data.')
   return finding('file-system', 'ok', name)
 }
 
@@ -115,8 +128,21 @@ export function judgeSync(times: SyncTimes | null): Finding {
   const found = `${duration(p50Ms)} a sync, p99 ${duration(p99Ms)} (${count(times.count)} of them): at most ${count(1000 / p50Ms)} commits a second`
   const details = { ...times }
   if (p50Ms < plausibleMsMin) {
-    return finding('fsync', 'warn', found, 'No disk is that fast: it is memory, or something on the way says yes before the disk does. What was acknowledged may not survive a power cut.', details)
+    return finding(
+      'fsync',
+      'warn',
+      found,
+      'No disk is that fast: it is memory, or something on the way says yes before the disk does. What was acknowledged may not survive a power cut.',
+      details,
+    )
   }
-  if (p50Ms > slowMs) return finding('fsync', 'warn', found, 'The disk is slow. Batches grow and make up for it in throughput, but every answer waits this long.', details)
+  if (p50Ms > slowMs)
+    return finding(
+      'fsync',
+      'warn',
+      found,
+      'The disk is slow. Batches grow and make up for it in throughput, but every answer waits this long.',
+      details,
+    )
   return finding('fsync', 'ok', found, undefined, details)
 }

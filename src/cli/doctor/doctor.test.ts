@@ -1,4 +1,15 @@
-import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
@@ -27,7 +38,8 @@ describe('the doctor on the machine', () => {
   })
 
   it('judges the limit of open files', () => {
-    const limits = (soft: string): string => `Limit                     Soft Limit           Hard Limit           Units\nMax open files            ${soft}                 1048576              files\n`
+    const limits = (soft: string): string =>
+      `Limit                     Soft Limit           Hard Limit           Units\nMax open files            ${soft}                 1048576              files\n`
     expect(checkOpenFiles(limits('256')).level).toBe('error')
     expect(checkOpenFiles(limits('4096'))).toMatchObject({ level: 'warn', remedy: expect.stringContaining('ulimit -n') as string })
     expect(checkOpenFiles(limits('65536')).level).toBe('ok')
@@ -45,7 +57,10 @@ describe('the doctor on the machine', () => {
     const at = (wall: number, monotonic: number) => ({ wall, monotonic })
     expect(checkClock(at(now, 0), at(now + 500, 500), null).level).toBe('ok')
     expect(checkClock(at(0, 0), at(500, 500), null).level).toBe('error')
-    expect(checkClock(at(now, 0), at(now - 5_000, 500), null)).toMatchObject({ level: 'warn', found: expect.stringContaining('jumped') as string })
+    expect(checkClock(at(now, 0), at(now - 5_000, 500), null)).toMatchObject({
+      level: 'warn',
+      found: expect.stringContaining('jumped') as string,
+    })
     expect(checkClock(at(now, 0), at(now + 500, 500), now + 3_600_000)).toMatchObject({ level: 'warn' })
   })
 })
@@ -70,7 +85,12 @@ describe('the doctor on the disk', () => {
   })
 
   it.runIf(process.platform === 'linux')('knows file systems that forget, and those whose locks and syncs cannot be trusted', () => {
-    expect([0xef53, 0x01021994, 0x6969, 0x794c7630].map((type) => checkFileSystem(folder, type).level)).toEqual(['ok', 'warn', 'error', 'warn'])
+    expect([0xef53, 0x01021994, 0x6969, 0x794c7630].map((type) => checkFileSystem(folder, type).level)).toEqual([
+      'ok',
+      'warn',
+      'error',
+      'warn',
+    ])
   })
 
   it('measures real syncs and leaves no file behind', () => {
@@ -96,7 +116,9 @@ describe('the doctor on a data directory', () => {
     database.exec('pragma synchronous = off; begin')
     database.exec(journalSchema)
     database.exec("insert into meta values ('partitions', 64)")
-    const insert = database.prepare("insert into outcome (hash, id, status, digest, body, position, partition, at, crc) values (1, ?, 'committed', 'd', ?, 1, 1, 1, 1)")
+    const insert = database.prepare(
+      "insert into outcome (hash, id, status, digest, body, position, partition, at, crc) values (1, ?, 'committed', 'd', ?, 1, 1, 1, 1)",
+    )
     for (let n = 0; n < 200; n++) insert.run(`id-${n}`, 'x'.repeat(500))
     database.exec('commit')
     database.close()
@@ -106,7 +128,11 @@ describe('the doctor on a data directory', () => {
   it('says what a whole journal holds', async () => {
     makeJournal()
     const [found] = await checkDatabases(folder, contentsOf(folder), false)
-    expect(found).toMatchObject({ check: 'journal', level: 'ok', found: expect.stringContaining('64 partitions, 0 waiting commands, 200 outcomes') as string })
+    expect(found).toMatchObject({
+      check: 'journal',
+      level: 'ok',
+      found: expect.stringContaining('64 partitions, 0 waiting commands, 200 outcomes') as string,
+    })
   })
 
   it('finds a damaged page, and a file that was cut', async () => {
@@ -114,7 +140,9 @@ describe('the doctor on a data directory', () => {
     const file = openSync(path, 'r+')
     const { size } = statSync(path)
     writeSync(file, Buffer.alloc(4096, 0x5a), 0, 4096, Math.floor(size / 4096 / 2) * 4096)
-    expect(await checkDatabases(folder, contentsOf(folder), false)).toMatchObject([{ check: 'journal', level: 'error', remedy: expect.stringContaining('backup') as string }])
+    expect(await checkDatabases(folder, contentsOf(folder), false)).toMatchObject([
+      { check: 'journal', level: 'error', remedy: expect.stringContaining('backup') as string },
+    ])
     ftruncateSync(file, size - 8192)
     closeSync(file)
     expect(await checkDatabases(folder, contentsOf(folder), false)).toMatchObject([{ level: 'error' }])
@@ -128,7 +156,9 @@ describe('the doctor on a data directory', () => {
     const content = readFileSync(path)
     content.write('noodle', content.lastIndexOf('needle'))
     writeFileSync(path, content)
-    expect(await checkDatabases(folder, contentsOf(folder), false)).toMatchObject([{ check: 'database stock.sqlite', level: 'error', found: expect.stringContaining('index') as string }])
+    expect(await checkDatabases(folder, contentsOf(folder), false)).toMatchObject([
+      { check: 'database stock.sqlite', level: 'error', found: expect.stringContaining('index') as string },
+    ])
   })
 
   it('examines the databases of the app beside it', async () => {

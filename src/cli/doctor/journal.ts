@@ -32,7 +32,11 @@ export async function checkOwner(dataDir: string): Promise<Finding> {
     return finding('owner', 'ok', 'no node runs there')
   } catch {
     const owner = ownerOf(dataDir)
-    return finding('owner', 'info', owner === null ? 'a node runs there' : `a node runs there: process ${owner.pid} on ${owner.host}, since ${owner.startedAt}`)
+    return finding(
+      'owner',
+      'info',
+      owner === null ? 'a node runs there' : `a node runs there: process ${owner.pid} on ${owner.host}, since ${owner.startedAt}`,
+    )
   } finally {
     database.close()
   }
@@ -50,11 +54,20 @@ export async function checkDatabases(dataDir: string, { files }: Contents, inUse
 async function checkDatabase(dataDir: string, file: string): Promise<Finding> {
   const path = join(dataDir, file)
   const name = file === 'journal.sqlite' ? 'journal' : `database ${file}`
-  const repair = file === 'journal.sqlite' ? 'Restore the whole data directory from a backup. Do not delete the journal alone: it holds what was acknowledged.' : 'Restore the whole data directory from a backup.'
+  const repair =
+    file === 'journal.sqlite'
+      ? 'Restore the whole data directory from a backup. Do not delete the journal alone: it holds what was acknowledged.'
+      : 'Restore the whole data directory from a backup.'
   try {
     const { examineWal } = await import('../../drivers/sqlite/wal.ts')
     const wal = examineWal(`${path}-wal`)
-    if (wal !== null && wal.badFrame !== null && wal.commitsBehind > 1) return finding(name, 'error', `its log is damaged at frame ${wal.badFrame}, with ${counted(wal.commitsBehind, 'commit')} behind it`, repair)
+    if (wal !== null && wal.badFrame !== null && wal.commitsBehind > 1)
+      return finding(
+        name,
+        'error',
+        `its log is damaged at frame ${wal.badFrame}, with ${counted(wal.commitsBehind, 'commit')} behind it`,
+        repair,
+      )
     const { DatabaseSync } = await import('@photostructure/sqlite')
     const database = new DatabaseSync(path, { readOnly: true })
     try {

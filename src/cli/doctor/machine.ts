@@ -21,12 +21,29 @@ export async function checkSqlite(): Promise<Finding> {
     const options = (memory.prepare('pragma compile_options').all() as { compile_options: string }[]).map((row) => row.compile_options)
     memory.close()
     const threads = options.find((option) => option.startsWith('THREADSAFE='))?.slice('THREADSAFE='.length) ?? '1'
-    if (threads === '0') return finding('sqlite', 'error', `SQLite ${version}, built for one thread only`, 'Install the packages again, so that the driver brings its own SQLite.')
+    if (threads === '0')
+      return finding(
+        'sqlite',
+        'error',
+        `SQLite ${version}, built for one thread only`,
+        'Install the packages again, so that the driver brings its own SQLite.',
+      )
     const sessions = options.includes('ENABLE_SESSION')
-    if (!sessions) return finding('sqlite', 'error', `SQLite ${version}, without sessions`, 'Install the packages again, so that the driver brings its own SQLite.')
+    if (!sessions)
+      return finding(
+        'sqlite',
+        'error',
+        `SQLite ${version}, without sessions`,
+        'Install the packages again, so that the driver brings its own SQLite.',
+      )
     return finding('sqlite', 'ok', `SQLite ${version}, safe with threads, with sessions`)
   } catch (error) {
-    return finding('sqlite', 'error', `the driver does not load: ${error instanceof Error ? error.message.split('\n')[0] : String(error)}`, `Install the packages again on this machine (npm ci); they hold a binary for ${process.platform} ${process.arch}.`)
+    return finding(
+      'sqlite',
+      'error',
+      `the driver does not load: ${error instanceof Error ? error.message.split('\n')[0] : String(error)}`,
+      `Install the packages again on this machine (npm ci); they hold a binary for ${process.platform} ${process.arch}.`,
+    )
   }
 }
 
@@ -39,15 +56,30 @@ export function checkOpenFiles(limits: string | null = readOrNull('/proc/self/li
   if (match === null) return finding('open-files', 'info', 'this system does not tell its limit')
   const soft = match[1] === 'unlimited' ? Number.POSITIVE_INFINITY : Number(match[1])
   const found = soft === Number.POSITIVE_INFINITY ? 'unlimited' : `${count(soft)} allowed`
-  if (soft < filesMin) return finding('open-files', 'error', found, `Raise it: ulimit -n ${filesWanted} before the start, or LimitNOFILE=${filesWanted} in the unit of systemd.`)
-  if (soft < filesWanted) return finding('open-files', 'warn', found, `Enough for about ${count(soft - 200)} connections; for more: ulimit -n ${filesWanted}, or LimitNOFILE=${filesWanted} in the unit of systemd.`)
+  if (soft < filesMin)
+    return finding(
+      'open-files',
+      'error',
+      found,
+      `Raise it: ulimit -n ${filesWanted} before the start, or LimitNOFILE=${filesWanted} in the unit of systemd.`,
+    )
+  if (soft < filesWanted)
+    return finding(
+      'open-files',
+      'warn',
+      found,
+      `Enough for about ${count(soft - 200)} connections; for more: ulimit -n ${filesWanted}, or LimitNOFILE=${filesWanted} in the unit of systemd.`,
+    )
   return finding('open-files', 'ok', found)
 }
 
 const memoryMin = 512 * 1024 ** 2
 
 /** Memory is bounded by the limits of the node; a control group may allow less than the machine has. */
-export function checkMemory(total: number = Math.min(totalmem(), controlGroupMemory() ?? Number.POSITIVE_INFINITY), cores: number = availableParallelism()): Finding {
+export function checkMemory(
+  total: number = Math.min(totalmem(), controlGroupMemory() ?? Number.POSITIVE_INFINITY),
+  cores: number = availableParallelism(),
+): Finding {
   const found = `${bytes(total)} of memory, ${count(cores)} ${cores === 1 ? 'core' : 'cores'}`
   if (total < memoryMin) return finding('memory', 'warn', found, 'Lower windowBytesMax, inFlightMax and outcomesMax, or give it 512 MiB.')
   return finding('memory', 'ok', found)
@@ -76,9 +108,22 @@ const driftMsMax = 100
 export function checkClock(before: ClockReading, after: ClockReading, newestFile: number | null): Finding {
   const text = new Date(after.wall).toISOString()
   const drift = Math.round(after.wall - before.wall - (after.monotonic - before.monotonic))
-  if (after.wall < wallMin) return finding('clock', 'error', `${text}, which is in the past`, 'Set the clock, and keep it with NTP (timedatectl set-ntp true).')
-  if (newestFile !== null && newestFile > after.wall + 60_000) return finding('clock', 'warn', `${text}; the data was written at ${new Date(newestFile).toISOString()}`, 'The clock was set back since. Outcomes are kept longer by that much; keep the clock with NTP.')
-  if (Math.abs(drift) > driftMsMax) return finding('clock', 'warn', `${text}; it jumped by ${count(drift)} ms just now`, 'Something sets the clock in steps; let NTP slew it.')
+  if (after.wall < wallMin)
+    return finding('clock', 'error', `${text}, which is in the past`, 'Set the clock, and keep it with NTP (timedatectl set-ntp true).')
+  if (newestFile !== null && newestFile > after.wall + 60_000)
+    return finding(
+      'clock',
+      'warn',
+      `${text}; the data was written at ${new Date(newestFile).toISOString()}`,
+      'The clock was set back since. Outcomes are kept longer by that much; keep the clock with NTP.',
+    )
+  if (Math.abs(drift) > driftMsMax)
+    return finding(
+      'clock',
+      'warn',
+      `${text}; it jumped by ${count(drift)} ms just now`,
+      'Something sets the clock in steps; let NTP slew it.',
+    )
   return finding('clock', 'ok', text)
 }
 

@@ -9,7 +9,10 @@ import { isClean, Tally } from './tally.ts'
 import { createTransport, type Transport } from './transport.ts'
 
 /** The server of a test: it answers as the test says, with the number of the request and what arrived. */
-type Script = (request: { readonly number: number; readonly id: string; readonly body: string; readonly raw: IncomingMessage }, response: ServerResponse) => void
+type Script = (
+  request: { readonly number: number; readonly id: string; readonly body: string; readonly raw: IncomingMessage },
+  response: ServerResponse,
+) => void
 
 let server: Server | null = null
 let transport: Transport | null = null
@@ -33,7 +36,11 @@ async function open(script: Script): Promise<Transport> {
   })
   server = started
   await new Promise<void>((resolve) => started.listen(0, '127.0.0.1', resolve))
-  transport = createTransport({ url: `http://127.0.0.1:${(started.address() as AddressInfo).port}`, connections: 8, requestTimeoutMs: 5_000 })
+  transport = createTransport({
+    url: `http://127.0.0.1:${(started.address() as AddressInfo).port}`,
+    connections: 8,
+    requestTimeoutMs: 5_000,
+  })
   return transport
 }
 
@@ -164,7 +171,8 @@ describe('a load run', () => {
       if (number === 20) setTimeout(() => json(response, 200, committed(id)), stallMs)
       else json(response, 200, committed(id))
     }
-    const late = (answers: readonly Answered[]): number => answers.filter(({ job, answeredAt }) => answeredAt - job.dueAt > stallMs / 4).length
+    const late = (answers: readonly Answered[]): number =>
+      answers.filter(({ job, answeredAt }) => answeredAt - job.dueAt > stallMs / 4).length
     const opened = await open(stalling)
     const { answers } = await run(opened, { commandsMax: 200, connections: 1, rate: 250 })
     expect(answers).toHaveLength(200)
@@ -266,13 +274,17 @@ describe('bulk requests', () => {
       response.writeHead(200)
       for (const line of lines) {
         const { id, input } = JSON.parse(line) as { id: string; input: { index: number } }
-        response.write(`${JSON.stringify(input.index % 2 === 0 ? committed(id, input.index) : { id, status: 'rejected', code: 'odd', position: input.index })}\n`)
+        response.write(
+          `${JSON.stringify(input.index % 2 === 0 ? committed(id, input.index) : { id, status: 'rejected', code: 'odd', position: input.index })}\n`,
+        )
       }
       response.end()
     })
     const { answers } = await run(opened, { commandsMax: 95, bulk: 10, connections: 1 })
     expect(sizes).toEqual([10, 10, 10, 10, 10, 10, 10, 10, 10, 5])
-    expect(answers.every(({ job, answer }) => answer.position === job.index && answer.kind === (job.index % 2 === 0 ? 'committed' : 'rejected'))).toBe(true)
+    expect(
+      answers.every(({ job, answer }) => answer.position === job.index && answer.kind === (job.index % 2 === 0 ? 'committed' : 'rejected')),
+    ).toBe(true)
   })
 
   it('send only those lines again that had no room, or no answer', async () => {
@@ -283,7 +295,9 @@ describe('bulk requests', () => {
         .split('\n')
         .map((line) => (JSON.parse(line) as { id: string }).id)
       asked.push(ids)
-      const lines = ids.map((id) => (number === 0 && id === 'id-1' ? { status: 503, code: 'queue-full', line: 2, id, retryAfter: 0 } : committed(id)))
+      const lines = ids.map((id) =>
+        number === 0 && id === 'id-1' ? { status: 503, code: 'queue-full', line: 2, id, retryAfter: 0 } : committed(id),
+      )
       response.end(
         lines
           .slice(0, number === 0 ? 3 : undefined)
@@ -305,7 +319,9 @@ describe('bulk requests', () => {
         .trimEnd()
         .split('\n')
         .map((line) => (JSON.parse(line) as { id: string }).id)
-      response.end(ids.map((id) => `${JSON.stringify(id === 'id-2' ? { status: 400, code: 'input-invalid', line: 3 } : committed(id))}\n`).join(''))
+      response.end(
+        ids.map((id) => `${JSON.stringify(id === 'id-2' ? { status: 400, code: 'input-invalid', line: 3 } : committed(id))}\n`).join(''),
+      )
     })
     const { tally, end } = await run(opened, { commandsMax: 4, bulk: 4 })
     expect(tally.summary(end).answers).toMatchObject({ committed: 3, problem: { 'input-invalid': 1 } })

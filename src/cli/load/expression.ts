@@ -98,15 +98,21 @@ function functionOf(source: string, name: string, given: readonly Expression[]):
     }
   }
   if (name === 'zipf') {
-    let pick: ((random: Random) => number) | null = null
-    return (index, random) => (pick ??= createZipf(numberOf(0, index, random)))(random)
+    // Its table is made once; n is a constant as a rule.
+    let known = { n: 0, draw: (_random: Random): number => 0 }
+    return (index, random) => {
+      const n = numberOf(0, index, random)
+      if (n !== known.n) known = { n, draw: createZipf(n) }
+      return known.draw(random)
+    }
   }
   return (index, random) => random.pick(given)(index, random)
 }
 
 /** Numbers from 0 to n - 1, of which k is drawn in proportion to 1 / (k + 1): a few are hot, most are cold (Zipf's law). */
 export function createZipf(n: number): (random: Random) => number {
-  if (!Number.isSafeInteger(n) || n < 1 || n > 10_000_000) throw new ExpressionError(`zipf takes a whole number from 1 to 10,000,000, not ${n}`)
+  if (!Number.isSafeInteger(n) || n < 1 || n > 10_000_000)
+    throw new ExpressionError(`zipf takes a whole number from 1 to 10,000,000, not ${n}`)
   const sums = new Float64Array(n)
   let total = 0
   for (let k = 0; k < n; k++) sums[k] = total += 1 / (k + 1)

@@ -8,7 +8,12 @@ import type { Transport } from './transport.ts'
 export async function probe(transport: Transport, url: string, command: string): Promise<void> {
   const reply = await transport.send('GET', '/openapi.json', [], null).catch((error: unknown) => {
     const { code, message } = error as NodeJS.ErrnoException
-    throw new CliError(exitCodes.unavailable, 'node-unreachable', `Cannot reach ${url}: ${code ?? message}.`, 'Start the node (headrace start app.ts), or name its address: --url http://…')
+    throw new CliError(
+      exitCodes.unavailable,
+      'node-unreachable',
+      `Cannot reach ${url}: ${code ?? message}.`,
+      'Start the node (headrace start app.ts), or name its address: --url http://…',
+    )
   })
   const paths = parseObject(reply.body)?.['paths']
   // A node behind something that hides the description is taken as it is.
@@ -18,5 +23,10 @@ export async function probe(transport: Transport, url: string, command: string):
     .map((path) => path.slice('/commands/'.length))
   if (commands.length === 0 || commands.includes(command)) return
   const proposal = nearest(command, commands)
-  throw new CliError(exitCodes.usage, 'command-unknown', `${url} has no command '${command}'${proposal === null ? '' : `; did you mean '${proposal}'?`}`, `It has ${commands.join(', ')}.`)
+  throw new CliError(
+    exitCodes.usage,
+    'command-unknown',
+    `${url} has no command '${command}'${proposal === null ? '' : `; did you mean '${proposal}'?`}`,
+    `It has ${commands.join(', ')}.`,
+  )
 }

@@ -10,7 +10,7 @@ import type { Random } from '../../std/random.ts'
 import type { Answered, Job } from './answer.ts'
 
 /** How many commands later a repeat comes at most. Bounds the memory: about this many times the share are held back. */
-export const laterCommandsMax = 2_000
+const laterCommandsMax = 2_000
 
 export interface RepeatCounts {
   /** Repeats that were answered. */

@@ -25,13 +25,18 @@ export function printSummary(terminal: Terminal, summary: LoadSummary): void {
   for (const line of table(rows, ['left', 'left', 'right', 'right'])) terminal.print(line)
 
   terminal.print()
-  terminal.print(`  ${count(answered)} commands answered in ${duration(summary.elapsedMs)}: ${terminal.style('bold', `${count(summary.throughput)} per second`)}`)
+  terminal.print(
+    `  ${count(answered)} commands answered in ${duration(summary.elapsedMs)}: ${terminal.style('bold', `${count(summary.throughput)} per second`)}`,
+  )
   const retries = Object.entries(summary.retries).map(([code, value]) => `${count(value)} × ${code}`)
   if (retries.length > 0) terminal.print(`  sent again: ${retries.join(', ')}`)
   const { repeats } = summary
   if (repeats.sent > 0) {
-    const verdict = repeats.different > 0 ? terminal.style('red', `${count(repeats.different)} answered otherwise`) : 'none answered otherwise'
-    terminal.print(`  repeated with the same key: ${count(repeats.sent)}, ${count(repeats.same)} answered alike, ${verdict}${repeats.open > 0 ? `, ${count(repeats.open)} not comparable` : ''}`)
+    const verdict =
+      repeats.different > 0 ? terminal.style('red', `${count(repeats.different)} answered otherwise`) : 'none answered otherwise'
+    terminal.print(
+      `  repeated with the same key: ${count(repeats.sent)}, ${count(repeats.same)} answered alike, ${verdict}${repeats.open > 0 ? `, ${count(repeats.open)} not comparable` : ''}`,
+    )
   }
   for (const { id, first, second } of summary.differences) {
     terminal.print(`    ${id}`)
@@ -46,12 +51,18 @@ function printLatency(terminal: Terminal, { latencyMs, histogram }: LoadSummary)
   terminal.print()
   terminal.print(terminal.style('bold', 'Latency'))
   const { p50, p90, p99, p999, max } = latencyMs
-  terminal.print(`  ${[['p50', p50] as const, ['p90', p90] as const, ['p99', p99] as const, ['p99.9', p999] as const, ['max', max] as const].map(([name, value]) => `${terminal.style('dim', name)} ${duration(value)}`).join('   ')}`)
+  terminal.print(
+    `  ${[['p50', p50] as const, ['p90', p90] as const, ['p99', p99] as const, ['p99.9', p999] as const, ['max', max] as const].map(([name, value]) => `${terminal.style('dim', name)} ${duration(value)}`).join('   ')}`,
+  )
   terminal.print()
   const most = Math.max(...histogram.map((bar) => bar.count))
   const rows = histogram.map((bar) => {
     const length = Math.round((bar.count / most) * barWidth)
-    return [`≤ ${bar.upToMs >= 1000 ? `${bar.upToMs / 1000} s` : `${bar.upToMs} ms`}`, count(bar.count), bar.count === 0 ? '' : '█'.repeat(length) || '▏']
+    return [
+      `≤ ${bar.upToMs >= 1000 ? `${bar.upToMs / 1000} s` : `${bar.upToMs} ms`}`,
+      count(bar.count),
+      bar.count === 0 ? '' : '█'.repeat(length) || '▏',
+    ]
   })
   for (const line of table(rows, ['right', 'right', 'left'])) terminal.print(line)
 }

@@ -55,7 +55,11 @@ export function lineSource(file: string): NextInput {
       } else {
         const parts = (rest + value).split('\n')
         rest = parts.pop() ?? ''
-        if (rest.length > lineLengthMax) throw new HeadraceError('line-too-long', `A line of ${file === '-' ? 'standard input' : file} is longer than ${lineLengthMax} characters.`)
+        if (rest.length > lineLengthMax)
+          throw new HeadraceError(
+            'line-too-long',
+            `A line of ${file === '-' ? 'standard input' : file} is longer than ${lineLengthMax} characters.`,
+          )
         ready = parts
       }
       at = 0

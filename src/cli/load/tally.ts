@@ -50,9 +50,22 @@ const latencyMaxUs = 3_600_000_000
 const barEndsMs = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 3_600_000]
 
 export class Tally {
-  readonly #histogram: Histogram = build({ bitBucketSize: 32, lowestDiscernibleValue: 1, highestTrackableValue: latencyMaxUs, numberOfSignificantValueDigits: 3, useWebAssembly: false })
+  readonly #histogram: Histogram = build({
+    bitBucketSize: 32,
+    lowestDiscernibleValue: 1,
+    highestTrackableValue: latencyMaxUs,
+    numberOfSignificantValueDigits: 3,
+    useWebAssembly: false,
+  })
   readonly #bars = new Array<number>(barEndsMs.length).fill(0)
-  readonly #codes: Record<AnswerKind, Map<string, number>> = { committed: new Map(), rejected: new Map(), failed: new Map(), pending: new Map(), problem: new Map(), transport: new Map() }
+  readonly #codes: Record<AnswerKind, Map<string, number>> = {
+    committed: new Map(),
+    rejected: new Map(),
+    failed: new Map(),
+    pending: new Map(),
+    problem: new Map(),
+    transport: new Map(),
+  }
   readonly #retries = new Map<string, number>()
   #answered = 0
 

@@ -20,7 +20,9 @@ export function compileTemplate(source: string): Template {
   try {
     document = JSON.parse(source)
   } catch (error) {
-    throw new ExpressionError(`the input is not JSON (${error instanceof Error ? error.message : String(error)}); put expressions inside of texts: {"buyer":"b{i % 1000}"}`)
+    throw new ExpressionError(
+      `the input is not JSON (${error instanceof Error ? error.message : String(error)}); put expressions inside of texts: {"buyer":"b{i % 1000}"}`,
+    )
   }
   const pieces = joined(documentPieces(document))
   return (index, random) => {

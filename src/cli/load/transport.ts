@@ -65,7 +65,11 @@ class ReplyHandler implements Dispatcher.DispatchHandler {
 
   onRequestStart(): void {}
 
-  onResponseStart(_controller: Dispatcher.DispatchController, status: number, headers: Readonly<Record<string, string | string[] | undefined>>): void {
+  onResponseStart(
+    _controller: Dispatcher.DispatchController,
+    status: number,
+    headers: Readonly<Record<string, string | string[] | undefined>>,
+  ): void {
     this.#status = status
     const location = headers['location']
     if (typeof location === 'string') this.#location = location
@@ -77,7 +81,8 @@ class ReplyHandler implements Dispatcher.DispatchHandler {
     this.#bytes += chunk.length
     if (this.#bytes > replyBytesMax) controller.abort(new Error(`the reply is longer than ${replyBytesMax} bytes`))
     else if (this.#first === null) this.#first = chunk
-    else (this.#more ??= [this.#first]).push(chunk)
+    else if (this.#more === null) this.#more = [this.#first, chunk]
+    else this.#more.push(chunk)
   }
 
   onResponseEnd(): void {

@@ -54,6 +54,8 @@ export class Journal implements Memory {
       this.redo = new RedoTable(this.#store)
       this.#store.follow(this)
     } catch (error) {
+      // Closed with its transaction open, the driver would keep the lock.
+      if (this.#store.database.isTransaction) this.#store.database.exec('rollback')
       this.#store.database.close()
       throw sqliteError('journal', error)
     }

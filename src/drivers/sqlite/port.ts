@@ -10,7 +10,7 @@
 import { Worker } from 'node:worker_threads'
 import { type ErrorCode, HeadraceError } from '../../contracts/errors.ts'
 import { type Deferred, deferred } from '../../std/deferred.ts'
-import type { CallName, Calls, EngineOptions, Opened, Reply } from './calls.ts'
+import type { Call, CallName, Calls, EngineOptions, Opened, Reply } from './calls.ts'
 import { openEngine } from './recovery.ts'
 
 export interface Port {
@@ -26,15 +26,10 @@ export interface WireError {
   readonly message: string
   readonly details: Readonly<Record<string, unknown>> | undefined
 }
-export type FromWorker =
-  | { readonly opened: Opened }
-  | { readonly refused: WireError }
-  | { readonly number: number; readonly reply: Reply[CallName] }
-  | { readonly number: number; readonly error: WireError }
-export interface ToWorker {
+export type Answer = { readonly number: number; readonly reply: Reply[CallName] } | { readonly number: number; readonly error: WireError }
+export type FromWorker = { readonly opened: Opened } | { readonly refused: WireError } | readonly Answer[]
+export interface NumberedCall extends Call {
   readonly number: number
-  readonly name: CallName
-  readonly parameters: readonly unknown[]
 }
 
 export async function openPort(options: EngineOptions, thread: ThreadOption): Promise<Port> {
@@ -62,6 +57,13 @@ async function openWorkerPort(options: EngineOptions): Promise<Port> {
   let ended: HeadraceError | null = null
   let next = 1
 
+  // Calls made side by side, such as the writes of one save(), cross together: a message costs more than what is in it.
+  let outbox: NumberedCall[] = []
+  const post = (): void => {
+    const calls = outbox
+    outbox = []
+    worker.postMessage(calls)
+  }
   const end = (error: HeadraceError): void => {
     ended ??= error
     start.reject(ended)
@@ -71,10 +73,12 @@ async function openWorkerPort(options: EngineOptions): Promise<Port> {
   worker.on('message', (message: FromWorker) => {
     if ('opened' in message) return start.resolve(message.opened)
     if ('refused' in message) return end(fromWire(message.refused))
-    const call = waiting.get(message.number)
-    waiting.delete(message.number)
-    if ('error' in message) call?.reject(fromWire(message.error))
-    else call?.resolve(message.reply)
+    for (const answer of message) {
+      const call = waiting.get(answer.number)
+      waiting.delete(answer.number)
+      if ('error' in answer) call?.reject(fromWire(answer.error))
+      else call?.resolve(answer.reply)
+    }
   })
   worker.on('error', (error) => end(new HeadraceError('storage-failed', `The storage thread failed: ${error.message}. Start the node again; it recovers from the journal.`, { cause: error })))
   worker.on('exit', () => {
@@ -85,9 +89,9 @@ async function openWorkerPort(options: EngineOptions): Promise<Port> {
   const call = <Name extends CallName>(name: Name, ...parameters: Parameters<Calls[Name]>): Promise<Reply[Name]> => {
     if (ended !== null) return Promise.reject(ended)
     const answer = deferred<Reply[CallName]>()
-    const message: ToWorker = { number: next++, name, parameters }
-    waiting.set(message.number, answer)
-    worker.postMessage(message)
+    waiting.set(next, answer)
+    outbox.push({ number: next++, name, parameters })
+    if (outbox.length === 1) queueMicrotask(post)
     return answer.promise as Promise<Reply[Name]>
   }
   const opened = await start.promise

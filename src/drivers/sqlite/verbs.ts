@@ -8,6 +8,7 @@
 import type { DatabaseSyncInstance, StatementSyncInstance } from '@photostructure/sqlite'
 import type { InsertOptions, Row, SelectOptions, SqlValue } from '../../contracts/database.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
+import { isStorable } from '../../std/text.ts'
 import { sqliteError } from './errors.ts'
 
 /** A verb with its arguments, as it crosses from one thread to the other. */
@@ -25,6 +26,11 @@ const statementsMax = 256
 const plainName = /^[A-Za-z_][A-Za-z0-9_$]{0,127}$/
 const refusedStatement = /^(?:\s|--[^\n]*\n|\/\*[\s\S]*?\*\/|;)*(begin|commit|end|rollback|savepoint|release|attach|detach|pragma|vacuum|create|alter|drop|reindex|analyze)\b/i
 const ownTable = /headrace_/i
+/** What may hold a semicolon that ends nothing, and the semicolon that ends a statement. */
+const semicolons = /'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|\/\*[\s\S]*?\*\/|;/g
+const onlyComments = /^(?:\s|;|--[^\n]*|\/\*[\s\S]*?\*\/)*$/
+
+type Bound = string | number | bigint | null | Uint8Array
 
 export class Verbs {
   readonly #name: string
@@ -65,7 +71,8 @@ export class Verbs {
       throw new HeadraceError('statement-refused', `${(refused[1] ?? '').toUpperCase()} is not allowed inside a command or a query of '${this.#name}': Headrace begins and ends the transaction, and the schema is set at start.`)
     }
     if (ownTable.test(text)) throw this.#ownTableRefused()
-    return this.#attempt(text, (statement) => rowsOf(statement, values))
+    if (!isOneStatement(text)) throw new HeadraceError('statement-refused', `Only the first of several statements would run on '${this.#name}': give sql one at a time.`)
+    return this.#attempt(text, (statement) => rowsOf(statement, values.map((value, index) => bound(value, `parameter ${index + 1}`))))
   }
 
   #selectIn(table: string, column: string, values: readonly SqlValue[], options: SelectOptions): Row[] {
@@ -73,7 +80,7 @@ export class Verbs {
     const text = `select ${columns} from ${this.#table(table)} where ${this.#column(column)} = ?`
     return this.#attempt(text, (statement) => {
       const rows: Row[] = []
-      for (const value of new Set(values)) {
+      for (const value of distinct(values)) {
         for (const row of rowsOf(statement, [value])) rows.push(row)
       }
       return rows
@@ -125,7 +132,7 @@ export class Verbs {
   #eachValue(text: string, values: readonly SqlValue[]): number {
     return this.#attempt(text, (statement) => {
       let changed = 0
-      for (const value of new Set(values)) changed += Number(statement.run(bound(value, 'value')).changes)
+      for (const value of distinct(values)) changed += Number(statement.run(value).changes)
       return changed
     })
   }
@@ -190,11 +197,51 @@ export class Verbs {
   }
 }
 
-function bound(value: SqlValue | undefined, column: string): string | number | bigint | null | Uint8Array {
-  if (value === undefined) throw new HeadraceError('sql-failed', `The value for '${column}' is undefined: use null for no value.`)
-  if (typeof value === 'boolean') return value ? 1 : 0
-  if (value instanceof Date) return value.toISOString()
-  return value
+/** SQLite runs the first statement of a text and says nothing of the rest. */
+function isOneStatement(text: string): boolean {
+  if (!text.includes(';')) return true
+  for (const match of text.matchAll(semicolons)) {
+    if (match[0] === ';') return onlyComments.test(text.slice(match.index))
+  }
+  return true
+}
+
+/** A value as the driver takes it. What it would bind as something else is refused: the driver cuts texts at a zero character, and makes null of NaN. */
+function bound(value: SqlValue | undefined, column: string): Bound {
+  switch (typeof value) {
+    case 'string':
+      if (!isStorable(value)) throw new HeadraceError('sql-failed', `The text for '${column}' has a zero character or half a surrogate pair, which SQLite cannot keep.`)
+      return value
+    case 'number':
+      if (Number.isNaN(value)) throw new HeadraceError('sql-failed', `The value for '${column}' is NaN: use null for no value.`)
+      return value
+    case 'bigint':
+      return value
+    case 'boolean':
+      return value ? 1 : 0
+    case 'undefined':
+      throw new HeadraceError('sql-failed', `The value for '${column}' is undefined: use null for no value.`)
+    default:
+      if (value === null || value instanceof Uint8Array) return value
+      if (value instanceof Date) return value.toISOString()
+      throw new HeadraceError('sql-failed', `The value for '${column}' is ${Array.isArray(value) ? 'a list' : `of type ${typeof value}`}: use a text, a number, a bigint, true, false, null, bytes or a date.`)
+  }
+}
+
+/** Each value once, as SQLite compares them. */
+function distinct(values: readonly SqlValue[]): Iterable<Bound> {
+  const found = new Map<Bound, Bound>()
+  for (const each of values) {
+    const value = bound(each, 'value')
+    // No text has a zero character, so none is taken for these bytes.
+    if (value instanceof Uint8Array) found.set(`\0${Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('hex')}`, value)
+    else found.set(typeof value === 'bigint' && isSafe(value) ? Number(value) : value, value)
+  }
+  return found.values()
+}
+
+function isSafe(value: bigint): boolean {
+  return value <= BigInt(Number.MAX_SAFE_INTEGER) && value >= BigInt(Number.MIN_SAFE_INTEGER)
 }
 
 /**
@@ -202,8 +249,7 @@ function bound(value: SqlValue | undefined, column: string): string | number | b
  * refuses them unless asked, so a read that meets one is repeated; a statement
  * that changes rows must not be, and reads them as bigint from the start.
  */
-function rowsOf(statement: StatementSyncInstance, values: readonly SqlValue[]): Row[] {
-  const parameters = values.map((value, index) => bound(value, `parameter ${index + 1}`))
+function rowsOf(statement: StatementSyncInstance, parameters: readonly Bound[]): Row[] {
   const readsOnly = /^\s*(select|values)\b/i.test(statement.sourceSQL)
   if (readsOnly) {
     try {
@@ -222,7 +268,7 @@ function rowsOf(statement: StatementSyncInstance, values: readonly SqlValue[]): 
 
 function withNumbers(row: Record<string, SqlValue>): Row {
   for (const [column, value] of Object.entries(row)) {
-    if (typeof value === 'bigint' && value <= BigInt(Number.MAX_SAFE_INTEGER) && value >= BigInt(Number.MIN_SAFE_INTEGER)) row[column] = Number(value)
+    if (typeof value === 'bigint' && isSafe(value)) row[column] = Number(value)
   }
   return row
 }
