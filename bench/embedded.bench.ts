@@ -55,7 +55,14 @@ function byHand(batchSize: number, orders: (quick: boolean) => number): Opening 
       run: async () =>
         perSecond(total, async () => {
           for (let done = 0; done < total; done += batchSize) {
-            floor.apply(Array.from({ length: Math.min(batchSize, total - done) }, () => ({ id: randomUUID(), sku: 'hot', buyer: buyerOf(number++), quantity: 1 })))
+            floor.apply(
+              Array.from({ length: Math.min(batchSize, total - done) }, () => ({
+                id: randomUUID(),
+                sku: 'hot',
+                buyer: buyerOf(number++),
+                quantity: 1,
+              })),
+            )
           }
         }),
       close: () => floor.close(),
@@ -103,7 +110,11 @@ async function hammer(url: string, route: string, seconds: number): Promise<Samp
         path: route,
         setupRequest: (each) => {
           number += 1
-          return { ...each, headers: { 'content-type': 'application/json', 'idempotency-key': `${run}-${number}` }, body: `{"sku":"hot","buyer":"${buyerOf(number)}","quantity":1}` }
+          return {
+            ...each,
+            headers: { 'content-type': 'application/json', 'idempotency-key': `${run}-${number}` },
+            body: `{"sku":"hot","buyer":"${buyerOf(number)}","quantity":1}`,
+          }
         },
       },
     ],
@@ -119,12 +130,22 @@ function bulkRequests(server: Server): Opening {
     return {
       async run() {
         const run = randomUUID().slice(0, 8)
-        const body = Array.from({ length: lines }, (_, index) => `{"id":"${run}-${index}","input":{"sku":"hot","buyer":"${buyerOf(index)}","quantity":1}}\n`).join('')
+        const body = Array.from(
+          { length: lines },
+          (_, index) => `{"id":"${run}-${index}","input":{"sku":"hot","buyer":"${buyerOf(index)}","quantity":1}}\n`,
+        ).join('')
         return perSecond(lines, async () => {
-          const answer = await request(`${url}/commands/order.buy`, { method: 'POST', headers: { 'content-type': 'application/x-ndjson' }, body })
+          const answer = await request(`${url}/commands/order.buy`, {
+            method: 'POST',
+            headers: { 'content-type': 'application/x-ndjson' },
+            body,
+          })
           const answers = (await answer.body.text()).trimEnd().split('\n')
           const committed = answers.filter((line) => line.includes('"status":"committed"')).length
-          if (committed !== lines) throw new Error(`${committed} of ${lines} lines were committed; one of the others: ${answers.find((line) => !line.includes('"committed"'))}`)
+          if (committed !== lines)
+            throw new Error(
+              `${committed} of ${lines} lines were committed; one of the others: ${answers.find((line) => !line.includes('"committed"'))}`,
+            )
         })
       },
       close: () => server.leave(),
@@ -145,7 +166,8 @@ function outcomeRows(schema: string): Opening {
         perSecond(rows, async () => {
           for (let done = 0; done < rows; done += batchCommands) {
             database.exec('begin')
-            for (let index = 0; index < batchCommands; index++) insert.run(randomUUID(), '{"status":"committed","result":{"order":"00000000-0000-0000-0000-000000000000"}}')
+            for (let index = 0; index < batchCommands; index++)
+              insert.run(randomUUID(), '{"status":"committed","result":{"order":"00000000-0000-0000-0000-000000000000"}}')
             database.exec('commit')
           }
         }),
@@ -161,7 +183,12 @@ export default bench('embedded', {
   comparisons: [
     comparison({
       unit: 'orders/s',
-      contenders: { worker: openHeadrace('worker'), main: openHeadrace('main'), single: byHand(1, (quick) => (quick ? 200 : 2_000)), batches: byHand(batchCommands, (quick) => (quick ? 2_048 : 60_000)) },
+      contenders: {
+        worker: openHeadrace('worker'),
+        main: openHeadrace('main'),
+        single: byHand(1, (quick) => (quick ? 200 : 2_000)),
+        batches: byHand(batchCommands, (quick) => (quick ? 2_048 : 60_000)),
+      },
       figures: [
         { name: 'in process, hot SKU, 2,048 in flight', of: 'worker' },
         { name: '… on the main thread', of: 'main' },
@@ -174,7 +201,12 @@ export default bench('embedded', {
     }),
     comparison({
       unit: 'requests/s',
-      contenders: { parse: singleRequests(onWorker, '/parse'), commands: singleRequests(onWorker, '/commands/order.buy'), bulk: bulkRequests(onWorker), main: singleRequests(onMain, '/commands/order.buy') },
+      contenders: {
+        parse: singleRequests(onWorker, '/parse'),
+        commands: singleRequests(onWorker, '/commands/order.buy'),
+        bulk: bulkRequests(onWorker),
+        main: singleRequests(onMain, '/commands/order.buy'),
+      },
       figures: [
         { name: 'HTTP, parse and answer, 64 connections', of: 'parse' },
         { name: 'HTTP, orders, 64 connections', of: 'commands' },
@@ -219,7 +251,12 @@ export default bench('embedded', {
       unit: 'ms',
       contenders: {
         start: ({ directory }) => ({
-          run: ({ index }) => startToFirstAnswer(fileURLToPath(new URL('../examples/flash-sale/app.ts', import.meta.url)), path.join(directory, String(index)), 20_000 + ((process.pid + index) % 20_000)),
+          run: ({ index }) =>
+            startToFirstAnswer(
+              fileURLToPath(new URL('../examples/flash-sale/app.ts', import.meta.url)),
+              path.join(directory, String(index)),
+              20_000 + ((process.pid + index) % 20_000),
+            ),
         }),
       },
       figures: [{ name: 'headrace start, from idle to the first answer', of: 'start', goal: { atMost: 1_000 } }],
@@ -228,7 +265,10 @@ export default bench('embedded', {
 })
 
 async function forkBacklog(dataDir: string, commands: number): Promise<Sample> {
-  const { child, message } = await forkChild<{ acceptPerSecond: number; drainPerSecond: number; memoryMiB: number }>('./backlog.ts', [dataDir, String(commands)])
+  const { child, message } = await forkChild<{ acceptPerSecond: number; drainPerSecond: number; memoryMiB: number }>('./backlog.ts', [
+    dataDir,
+    String(commands),
+  ])
   await endChild(child)
   const { acceptPerSecond, drainPerSecond, memoryMiB } = message
   return { value: drainPerSecond, acceptPerSecond, memoryMiB }
