@@ -9,7 +9,24 @@ export { errorTable, HeadraceError } from './contracts/errors.ts'
 export type { BlockedKey, DeadLetter, LedgerCounts } from './contracts/ledger.ts'
 export type { AppDefinition } from './pipeline/app.ts'
 export type { App, AppStatus, DeadLetterBox, Gateway, Outcome, OutcomeState, Receipt, SubmitOptions } from './pipeline/app-contract.ts'
-export type { Accepted, AnyCommand, Applied, BatchHandlers, CodeOf, Command, CommandOptions, Databases, Decision, Handles, OnDeadLetter, Rejected, ResultOf, RunContext, RunHandler, Submitted } from './pipeline/command.ts'
+export type {
+  Accepted,
+  AnyCommand,
+  Applied,
+  BatchHandlers,
+  CodeOf,
+  Command,
+  CommandOptions,
+  Databases,
+  Decision,
+  Handles,
+  OnDeadLetter,
+  Rejected,
+  ResultOf,
+  RunContext,
+  RunHandler,
+  Submitted,
+} from './pipeline/command.ts'
 export { accept, command, reject } from './pipeline/command.ts'
 export type { AppOptions, LimitName, Limits } from './pipeline/options.ts'
 export type { AnyQuery, Query, QueryDefinition } from './pipeline/query.ts'

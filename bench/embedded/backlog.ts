@@ -37,4 +37,8 @@ for (let left = commands; left > 0; left = (await app.status()).counts.queued) a
 const drainMs = performance.now() - drainedAt
 clearInterval(watch)
 await app.stop()
-process.send?.({ acceptPerSecond: (commands * 1_000) / acceptMs, drainPerSecond: (commands * 1_000) / drainMs, memoryMiB: memoryMax / 2 ** 20 })
+process.send?.({
+  acceptPerSecond: (commands * 1_000) / acceptMs,
+  drainPerSecond: (commands * 1_000) / drainMs,
+  memoryMiB: memoryMax / 2 ** 20,
+})

@@ -3,8 +3,16 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
 /** Starts a TypeScript file of this folder as a process, and waits for its first message. */
-export async function forkChild<Message>(file: string, args: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<{ readonly child: ChildProcess; readonly message: Message }> {
-  const child = fork(fileURLToPath(new URL(file, import.meta.url)), [...args], { execArgv: ['--import', 'jiti/register'], env: { ...process.env, ...environment }, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+export async function forkChild<Message>(
+  file: string,
+  args: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<{ readonly child: ChildProcess; readonly message: Message }> {
+  const child = fork(fileURLToPath(new URL(file, import.meta.url)), [...args], {
+    execArgv: ['--import', 'jiti/register'],
+    env: { ...process.env, ...environment },
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
   const message = await nextMessage<Message>(child)
   return { child, message }
 }
@@ -28,7 +36,9 @@ export async function endChild(child: ChildProcess): Promise<void> {
 export async function startToFirstAnswer(appFile: string, dataDir: string, port: number): Promise<number> {
   const started = performance.now()
   const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
-  const child = spawn(process.execPath, [main, 'start', appFile, '--port', String(port), '--data', dataDir, '--log-level', 'error'], { stdio: 'ignore' })
+  const child = spawn(process.execPath, [main, 'start', appFile, '--port', String(port), '--data', dataDir, '--log-level', 'error'], {
+    stdio: 'ignore',
+  })
   try {
     for (;;) {
       const answer = await fetch(`http://127.0.0.1:${port}/readyz`).catch(() => null)

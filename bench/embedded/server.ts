@@ -13,7 +13,9 @@ const { url, close } = await serve(app, {
   register(fastify) {
     fastify.post('/parse', async (request, reply) => {
       const { sku, buyer } = request.body as { sku: string; buyer: string }
-      return reply.type('application/json').send(`{"id":"k","command":"order.buy","status":"committed","position":1,"result":{"order":"${sku}-${buyer}"}}`)
+      return reply
+        .type('application/json')
+        .send(`{"id":"k","command":"order.buy","status":"committed","position":1,"result":{"order":"${sku}-${buyer}"}}`)
     })
   },
 })

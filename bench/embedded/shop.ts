@@ -4,7 +4,8 @@ import { sqlite } from 'headrace/sqlite'
 import { z } from 'zod'
 
 export const stockSchema = 'create table if not exists stock (sku text primary key not null, remaining integer not null)'
-export const ordersSchema = 'create table if not exists orders (number integer primary key, id text not null, sku text not null, buyer text not null, quantity integer not null)'
+export const ordersSchema =
+  'create table if not exists orders (number integer primary key, id text not null, sku text not null, buyer text not null, quantity integer not null)'
 export const walletSchema = 'create table if not exists wallet (buyer text primary key not null, balance integer not null)'
 export const buyers = 10_000
 export const plenty = 1_000_000_000
@@ -27,10 +28,21 @@ export function defineShop(dataDir: string, limits: { readonly queuedCommandsMax
     databases: { stock, orders, wallet },
     async load(batch, databases) {
       const [items, wallets] = await Promise.all([
-        databases.stock.selectIn<{ sku: string; remaining: number }>('stock', 'sku', batch.map((order) => order.input.sku)),
-        databases.wallet.selectIn<{ buyer: string; balance: number }>('wallet', 'buyer', batch.map((order) => order.input.buyer)),
+        databases.stock.selectIn<{ sku: string; remaining: number }>(
+          'stock',
+          'sku',
+          batch.map((order) => order.input.sku),
+        ),
+        databases.wallet.selectIn<{ buyer: string; balance: number }>(
+          'wallet',
+          'buyer',
+          batch.map((order) => order.input.buyer),
+        ),
       ])
-      return { items: new Map(items.map(({ sku, remaining }) => [sku, remaining])), wallets: new Map(wallets.map(({ buyer, balance }) => [buyer, balance])) }
+      return {
+        items: new Map(items.map(({ sku, remaining }) => [sku, remaining])),
+        wallets: new Map(wallets.map(({ buyer, balance }) => [buyer, balance])),
+      }
     },
     decide({ items, wallets }, { sku, buyer, quantity }, { id }) {
       const remaining = items.get(sku) ?? 0
@@ -43,9 +55,20 @@ export function defineShop(dataDir: string, limits: { readonly queuedCommandsMax
     },
     async save({ items, wallets }, accepted, databases) {
       await Promise.all([
-        databases.stock.updateMany('stock', 'sku', [...items].map(([sku, remaining]) => ({ sku, remaining }))),
-        databases.orders.insertMany('orders', accepted.map(({ id, input: order }) => ({ id, sku: order.sku, buyer: order.buyer, quantity: order.quantity }))),
-        databases.wallet.updateMany('wallet', 'buyer', [...wallets].map(([buyer, balance]) => ({ buyer, balance }))),
+        databases.stock.updateMany(
+          'stock',
+          'sku',
+          [...items].map(([sku, remaining]) => ({ sku, remaining })),
+        ),
+        databases.orders.insertMany(
+          'orders',
+          accepted.map(({ id, input: order }) => ({ id, sku: order.sku, buyer: order.buyer, quantity: order.quantity })),
+        ),
+        databases.wallet.updateMany(
+          'wallet',
+          'buyer',
+          [...wallets].map(([buyer, balance]) => ({ buyer, balance })),
+        ),
       ])
     },
   })
@@ -55,15 +78,28 @@ export function defineShop(dataDir: string, limits: { readonly queuedCommandsMax
   const opened = new Promise<void>((resolve) => {
     open = resolve
   })
-  const gate = command('gate.wait', { input: z.object({}), key: () => 'gate', timeoutMs: 3_600_000, run: async () => opened.then(() => accept()) })
+  const gate = command('gate.wait', {
+    input: z.object({}),
+    key: () => 'gate',
+    timeoutMs: 3_600_000,
+    run: async () => opened.then(() => accept()),
+  })
 
   const fill = command('shop.fill', {
     input: z.object({ skus: z.array(z.string()) }),
     key: () => 'fill',
     databases: { stock, wallet },
     async run({ input: { skus }, databases }) {
-      await databases.stock.upsertMany('stock', 'sku', skus.map((sku) => ({ sku, remaining: plenty })))
-      await databases.wallet.upsertMany('wallet', 'buyer', Array.from({ length: buyers }, (_, index) => ({ buyer: buyerOf(index), balance: plenty })))
+      await databases.stock.upsertMany(
+        'stock',
+        'sku',
+        skus.map((sku) => ({ sku, remaining: plenty })),
+      )
+      await databases.wallet.upsertMany(
+        'wallet',
+        'buyer',
+        Array.from({ length: buyers }, (_, index) => ({ buyer: buyerOf(index), balance: plenty })),
+      )
       return accept()
     },
   })

@@ -17,7 +17,14 @@ afterEach(async () => {
 })
 
 /** A load that waits until the test lets it go. */
-function gate<T>(): { readonly load: Load<T>; readonly calls: () => number; readonly begun: (count?: number) => Promise<void>; readonly end: (value: T, call?: number) => void; readonly fail: (error: unknown, call?: number) => void; readonly floors: number[] } {
+function gate<T>(): {
+  readonly load: Load<T>
+  readonly calls: () => number
+  readonly begun: (count?: number) => Promise<void>
+  readonly end: (value: T, call?: number) => void
+  readonly fail: (error: unknown, call?: number) => void
+  readonly floors: number[]
+} {
   const answers: ReturnType<typeof deferred<T>>[] = []
   const floors: number[] = []
   return {
@@ -75,7 +82,8 @@ describe('get', () => {
     const asked = [cache.get('a', load), cache.get('a', load)]
     await begun()
     fail(new Error('database is gone'))
-    for (const one of await Promise.allSettled(asked)) expect(one).toMatchObject({ status: 'rejected', reason: { message: 'database is gone' } })
+    for (const one of await Promise.allSettled(asked))
+      expect(one).toMatchObject({ status: 'rejected', reason: { message: 'database is gone' } })
     const next = cache.get('a', load)
     await begun(2)
     end(1)
@@ -218,6 +226,18 @@ describe('versions and floors', () => {
     expect(cache.floor('a')).toBe(0)
   })
 
+  it('does not let a reader of its own writes join a load that began before it asked', async () => {
+    const cache = cacheOf()
+    const { load, begun, end } = gate<string>()
+    const before = cache.get('a', load)
+    await begun()
+    const mine = cache.get('a', load, { minVersion: 3 })
+    await begun(2)
+    end('before', 1)
+    end('mine', 2)
+    expect([await before, await mine]).toEqual(['before', 'mine'])
+  })
+
   it('lets no claim of a reader raise the floor for others', async () => {
     const cache = cacheOf()
     await cache.get('a', () => 'plain', { minVersion: 2 ** 53 - 1 })
@@ -293,7 +313,12 @@ describe('set', () => {
 describe('tags', () => {
   it('fall together with all that carry them', async () => {
     const cache = cacheOf()
-    for (const [key, tags] of [['a', ['red']], ['b', ['red', 'blue']], ['c', ['blue']]] as const) await cache.get(key, () => key, { tags })
+    for (const [key, tags] of [
+      ['a', ['red']],
+      ['b', ['red', 'blue']],
+      ['c', ['blue']],
+    ] as const)
+      await cache.get(key, () => key, { tags })
     await cache.invalidateTag('red')
     expect(['a', 'b', 'c'].map((key) => cache.getSync(key))).toEqual([undefined, undefined, 'c'])
   })
@@ -429,9 +454,14 @@ describe('bounds', () => {
   it('refuse a load past loadsMax and a wait past waitersMax, at once', async () => {
     const cache = cacheOf({ loadsMax: 2, waitersMax: 3 })
     const { load, end, begun } = gate<string>()
-    const taken = [cache.get('a', load), cache.get('b', load), cache.get('b', load)]
-    await expect(cache.get('c', load)).rejects.toMatchObject({ code: 'cache-busy', retryAfterMs: 1_000 })
-    await expect(cache.get('a', load)).rejects.toMatchObject({ code: 'cache-busy' })
+    const taken = [cache.get('a', load), cache.get('b', load)]
+    await expect(cache.get('c', load)).rejects.toMatchObject({
+      code: 'cache-busy',
+      message: expect.stringContaining('loadsMax'),
+      retryAfterMs: 1_000,
+    })
+    taken.push(cache.get('b', load))
+    await expect(cache.get('a', load)).rejects.toMatchObject({ code: 'cache-busy', message: expect.stringContaining('waitersMax') })
     await begun(2)
     end('a', 1)
     end('b', 2)
@@ -521,11 +551,20 @@ describe('getMany', () => {
     const { load, begun, end } = gate<string>()
     const underWay = cache.get('b', load)
     await begun()
-    const loadMany = vi.fn((keys: readonly string[]) => new Map(keys.filter((key) => key !== 'none').map((key) => [key, key.toUpperCase()])))
+    const loadMany = vi.fn(
+      (keys: readonly string[]) => new Map(keys.filter((key) => key !== 'none').map((key) => [key, key.toUpperCase()])),
+    )
     const asked = cache.getMany(['a', 'b', 'c', 'd', 'c', 'none'], loadMany)
     await vi.waitFor(() => expect(loadMany).toHaveBeenCalled())
     end('B')
-    expect(await asked).toEqual(new Map([['a', 'A'], ['b', 'B'], ['c', 'C'], ['d', 'D']]))
+    expect(await asked).toEqual(
+      new Map([
+        ['a', 'A'],
+        ['b', 'B'],
+        ['c', 'C'],
+        ['d', 'D'],
+      ]),
+    )
     expect(await underWay).toBe('B')
     expect(loadMany).toHaveBeenCalledTimes(1)
     expect(loadMany.mock.calls[0]?.[0]).toEqual(['c', 'd', 'none'])
@@ -542,10 +581,20 @@ describe('getMany', () => {
       await go.promise
       return new Map(keys.map((key) => [key, 'old']))
     })
-    expect(await begun.promise).toEqual(new Map([['a', 4], ['b', 0]]))
+    expect(await begun.promise).toEqual(
+      new Map([
+        ['a', 4],
+        ['b', 0],
+      ]),
+    )
     await cache.invalidate('b', 9)
     go.resolve()
-    expect(await asked).toEqual(new Map([['a', 'old'], ['b', 'old']]))
+    expect(await asked).toEqual(
+      new Map([
+        ['a', 'old'],
+        ['b', 'old'],
+      ]),
+    )
     expect(cache.getSync('a')).toBe('old')
     expect(cache.getSync('b')).toBeUndefined()
   })
@@ -587,7 +636,11 @@ describe('warm', () => {
     async function* rows(): AsyncGenerator<string> {
       for (;;) yield `row-${++drawn}`
     }
-    const report = await cache.warm(rows(), ({ key }) => key, { concurrency: 2, signal: controller.signal, onProgress: ({ done }) => done === 10 && controller.abort() })
+    const report = await cache.warm(rows(), ({ key }) => key, {
+      concurrency: 2,
+      signal: controller.signal,
+      onProgress: ({ done }) => done === 10 && controller.abort(),
+    })
     expect(report.done).toBeGreaterThanOrEqual(10)
     expect(drawn).toBeLessThan(20)
   })
@@ -630,10 +683,13 @@ describe('bad input', () => {
     expect(cache.getSync(key)).toBe(key)
   })
 
-  it.each([0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 400 * 24 * 3_600_000, '60' as unknown as number])('refuses a time to live of %j', async (ttlMs) => {
-    expect(() => createCache({ ttlMs })).toThrow(expect.objectContaining({ code: 'option-invalid' }))
-    await expect(cacheOf().get('a', load, { ttlMs })).rejects.toMatchObject({ code: 'option-invalid' })
-  })
+  it.each([0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 400 * 24 * 3_600_000, '60' as unknown as number])(
+    'refuses a time to live of %j',
+    async (ttlMs) => {
+      expect(() => createCache({ ttlMs })).toThrow(expect.objectContaining({ code: 'option-invalid' }))
+      await expect(cacheOf().get('a', load, { ttlMs })).rejects.toMatchObject({ code: 'option-invalid' })
+    },
+  )
 
   it('refuses an option that it does not know, with the nearest one', async () => {
     expect(() => createCache({ ttl: 1 } as object)).toThrow(/did you mean 'ttlMs'/)

@@ -1,7 +1,7 @@
 /** A cache: L1 in process, a store that processes share, a bus between them; any of the three can be left out. */
 import { HeadraceError } from '../contracts/errors.ts'
 import { Core } from './core.ts'
-import type { HotKey } from './hot-keys.ts'
+import { type HotKey, readHotKeys } from './hot-keys.ts'
 import { checkNamespace } from './key.ts'
 import { Namespace } from './namespace.ts'
 import { type CacheOptions, type NamespaceOptions, namespaceNames } from './options.ts'
@@ -10,6 +10,9 @@ import { Tiers } from './tiers.ts'
 
 /** The namespace of a cache that is used without naming one. */
 const mainNamespace = 'main'
+
+const hotKeysNote = 'hot-keys'
+const hotKeysKeepMs = 7 * 86_400_000
 
 export class Cache extends Namespace {
   readonly #core: Core
@@ -29,7 +32,11 @@ export class Cache extends Namespace {
     checkNamespace(name)
     const known = this.#namespaces.get(name)
     if (known !== undefined) {
-      if (options !== undefined) throw new HeadraceError('option-invalid', `The cache namespace '${name}' has its options already: give them once, and ask for it without.`)
+      if (options !== undefined)
+        throw new HeadraceError(
+          'option-invalid',
+          `The cache namespace '${name}' has its options already: give them once, and ask for it without.`,
+        )
       return known
     }
     const made = new Namespace(name, this.#core, this.#tiers, options ?? {}, this.settings)
@@ -52,6 +59,17 @@ export class Cache extends Namespace {
     return this.#core.hot?.top(count) ?? []
   }
 
+  /** Writes the hot keys to the store, for the next start or another node: `savedHotKeys()` is what to warm up with. Rejects with 'cache-unavailable'. */
+  saveHotKeys(): Promise<void> {
+    return this.#tiers.note(hotKeysNote, JSON.stringify(this.hotKeys()), hotKeysKeepMs)
+  }
+
+  /** The hot keys that were saved last, by any node; empty when there are none. Rejects with 'cache-unavailable'. */
+  async savedHotKeys(): Promise<HotKey[]> {
+    const saved = await this.#tiers.recall(hotKeysNote)
+    return saved === null ? [] : readHotKeys(saved)
+  }
+
   /** Ends all waiting with 'cache-closed', and closes the store and the bus. */
   async close(): Promise<void> {
     if (this.#core.closed) return
@@ -62,6 +80,7 @@ export class Cache extends Namespace {
       local.flush()
     }
     await this.#tiers.close()
+    this.#core.deadlines.close()
   }
 }
 

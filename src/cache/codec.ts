@@ -55,7 +55,11 @@ function write(value: unknown, serializer: Serializer): Uint8Array {
   try {
     return serializer.write(value)
   } catch (error) {
-    throw new HeadraceError('cache-value-invalid', `The serializer '${serializer.id}' cannot write the value: ${error instanceof Error ? error.message : String(error)}. Return plain data, or give the namespace another serializer.`, { cause: error })
+    throw new HeadraceError(
+      'cache-value-invalid',
+      `The serializer '${serializer.id}' cannot write the value: ${error instanceof Error ? error.message : String(error)}. Return plain data, or give the namespace another serializer.`,
+      { cause: error },
+    )
   }
 }
 

@@ -10,7 +10,7 @@ import type { CacheBus, Change } from '../contracts/cache.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { backoffMs } from '../std/backoff.ts'
 import type { Core } from './core.ts'
-import { type Guard, inTime } from './guard.ts'
+import type { Guard } from './guard.ts'
 import type { Ring } from './ring.ts'
 
 interface Pending {
@@ -52,7 +52,10 @@ export class Delivery {
   /** Resolves when the changes are in force everywhere. Rejects with 'cache-unavailable' when that is not known in time; it goes on trying. */
   async deliver(namespace: string, changes: readonly Change[]): Promise<void> {
     if (this.#pending.size + changes.length > this.#core.limits.pendingChangesMax) {
-      throw new HeadraceError('cache-busy', `More than ${this.#core.limits.pendingChangesMax} invalidations wait for the shared cache (pendingChangesMax). This one is in force in this process only: send it again.`)
+      throw new HeadraceError(
+        'cache-busy',
+        `More than ${this.#core.limits.pendingChangesMax} invalidations wait for the shared cache (pendingChangesMax). This one is in force in this process only: send it again.`,
+      )
     }
     // From here on reads of the store know of the cuts.
     const batch = changes.map((change) => ({ namespace, change }))
@@ -124,14 +127,16 @@ export class Delivery {
   #remember(item: Pending): void {
     const id = idOf(item.namespace, item.change)
     const known = this.#pending.get(id)
-    if (known === undefined || item.change.version === null || (known.change.version ?? 0) < item.change.version) this.#pending.set(id, item)
+    if (known === undefined || item.change.version === null || (known.change.version ?? 0) < item.change.version)
+      this.#pending.set(id, item)
   }
 
   /** A cut is done only with the last one of its name; a raise with any that is as high. */
   #forget(item: Pending): void {
     const id = idOf(item.namespace, item.change)
     const known = this.#pending.get(id)
-    if (known === item || (known !== undefined && item.change.version !== null && (known.change.version ?? 0) <= item.change.version)) this.#pending.delete(id)
+    if (known === item || (known !== undefined && item.change.version !== null && (known.change.version ?? 0) <= item.change.version))
+      this.#pending.delete(id)
   }
 
   #schedule(ms: number): void {
@@ -157,4 +162,15 @@ export class Delivery {
 /** Changes with and without a version are two things: neither makes up for the other. */
 function idOf(namespace: string, { kind, name, version }: Change): string {
   return `${namespace}\0${kind}\0${version === null ? 'cut' : 'raise'}\0${name}`
+}
+
+/** The answer, or a rejection when the time is over. */
+function inTime<T>(answer: Promise<T>, timeoutMs: number, name: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new HeadraceError('cache-unavailable', `${name} did not answer within ${timeoutMs} ms.`)),
+      timeoutMs,
+    )
+    answer.then(resolve, reject).finally(() => clearTimeout(timer))
+  })
 }

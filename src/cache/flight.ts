@@ -12,8 +12,9 @@
  * twice at once, and nobody waits longer than two loads.
  */
 import { HeadraceError } from '../contracts/errors.ts'
+import type { Deadlines, Wait } from './deadlines.ts'
 import type { Settings } from './options.ts'
-import { type CacheStats, newStats } from './stats.ts'
+import type { CacheStats } from './stats.ts'
 import { type Seal, sealsUntouched } from './tags.ts'
 
 export const flightsPerKeyMax = 2
@@ -34,13 +35,33 @@ export function takesStale(stale: Stale, settings: Settings, withinMs: number, n
   return now < stale.freshUntil || now - stale.freshUntil < withinMs
 }
 
-interface Asker {
+/** One who waits for a flight. Its hard timeout is `late`. */
+class Asker implements Wait {
+  over = false
   readonly settings: Settings
   readonly resolve: (value: unknown) => void
   readonly reject: (error: unknown) => void
-  hardTimer: NodeJS.Timeout | undefined
-  softTimer: NodeJS.Timeout | undefined
-  onAbort: (() => void) | undefined
+  readonly #late: (asker: Asker) => void
+  softTimer: NodeJS.Timeout | undefined = undefined
+  onAbort: (() => void) | undefined = undefined
+
+  constructor(settings: Settings, resolve: (value: unknown) => void, reject: (error: unknown) => void, late: (asker: Asker) => void) {
+    this.settings = settings
+    this.resolve = resolve
+    this.reject = reject
+    this.#late = late
+  }
+
+  late(): void {
+    this.#late(this)
+  }
+}
+
+/** What a flight needs of its cache. */
+export interface FlightCore {
+  readonly stats: CacheStats
+  readonly deadlines: Deadlines
+  readonly now: () => number
 }
 
 export class Flight {
@@ -54,21 +75,30 @@ export class Flight {
   /** The highest floor that was raised while it is in the air. */
   raisedTo = 0
   stale: Stale | null = null
-  readonly controller = new AbortController()
+  #controller: AbortController | null = null
   readonly #askers = new Set<Asker>()
-  readonly #now: () => number
-  readonly #stats: CacheStats
+  readonly #core: FlightCore
 
-  constructor(key: string, minVersion: number, now: () => number, stats: CacheStats) {
+  constructor(key: string, minVersion: number, core: FlightCore) {
     this.key = key
     this.minVersion = minVersion
-    this.#now = now
-    this.#stats = stats
+    this.#core = core
   }
 
   /** Whether its result is good enough for one who asks now. */
   takes(minVersion: number): boolean {
     return this.open && this.minVersion >= minVersion && (this.seals === null || sealsUntouched(this.seals))
+  }
+
+  /** Aborts when the load has run out of time or the cache is closed. Made only when somebody asks: a hit in the shared store needs none. */
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController()
+    return this.#controller.signal
+  }
+
+  abort(reason: unknown): void {
+    this.#controller ??= new AbortController()
+    this.#controller.abort(reason)
   }
 
   get askers(): number {
@@ -80,8 +110,8 @@ export class Flight {
     return new Promise((resolve, reject) => {
       const { signal, hardTimeoutMs } = settings
       if (signal?.aborted === true) return reject(aborted(this.key))
-      const asker: Asker = { settings, resolve, reject, hardTimer: undefined, softTimer: undefined, onAbort: undefined }
-      asker.hardTimer = setTimeout(() => this.#late(asker), hardTimeoutMs)
+      const asker = new Asker(settings, resolve, reject, this.#late)
+      this.#core.deadlines.after(hardTimeoutMs, asker)
       if (signal !== undefined) {
         asker.onAbort = () => {
           this.#leave(asker)
@@ -90,7 +120,7 @@ export class Flight {
         signal.addEventListener('abort', asker.onAbort, { once: true })
       }
       this.#askers.add(asker)
-      this.#stats.waiting++
+      this.#core.stats.waiting++
       if (this.stale !== null) this.#offerTo(asker, this.stale)
     })
   }
@@ -115,26 +145,32 @@ export class Flight {
 
   #offerTo(asker: Asker, stale: Stale): void {
     const { settings } = asker
-    if (asker.softTimer !== undefined || !takesStale(stale, settings, settings.staleMs, this.#now())) return
+    if (asker.softTimer !== undefined || !takesStale(stale, settings, settings.staleMs, this.#core.now())) return
     if (settings.softTimeoutMs === 0) return this.#answerStale(asker, stale)
     asker.softTimer = setTimeout(() => this.#answerStale(asker, stale), settings.softTimeoutMs)
   }
 
-  #late(asker: Asker): void {
+  readonly #late = (asker: Asker): void => {
     if (this.#takesInNeed(asker)) return
     this.#leave(asker)
-    asker.reject(new HeadraceError('cache-load-timeout', `The load of cache key ${JSON.stringify(this.key)} took longer than hardTimeoutMs (${asker.settings.hardTimeoutMs}). It goes on; ask again, make it cheaper, or raise hardTimeoutMs.`))
+    asker.reject(
+      new HeadraceError(
+        'cache-load-timeout',
+        `The load of cache key ${JSON.stringify(this.key)} took longer than hardTimeoutMs (${asker.settings.hardTimeoutMs}). It goes on; ask again, make it cheaper, or raise hardTimeoutMs.`,
+      ),
+    )
   }
 
   #takesInNeed(asker: Asker): boolean {
     const { settings } = asker
-    if (this.stale === null || !takesStale(this.stale, settings, Math.max(settings.staleMs, settings.staleIfErrorMs), this.#now())) return false
+    if (this.stale === null || !takesStale(this.stale, settings, Math.max(settings.staleMs, settings.staleIfErrorMs), this.#core.now()))
+      return false
     this.#answerStale(asker, this.stale)
     return true
   }
 
   #answerStale(asker: Asker, stale: Stale): void {
-    this.#stats.stale++
+    this.#core.stats.stale++
     this.#answer(asker, stale.value)
   }
 
@@ -145,9 +181,9 @@ export class Flight {
 
   #leave(asker: Asker): void {
     if (!this.#askers.delete(asker)) return
-    this.#stats.waiting--
-    clearTimeout(asker.hardTimer)
-    clearTimeout(asker.softTimer)
+    this.#core.stats.waiting--
+    asker.over = true
+    if (asker.softTimer !== undefined) clearTimeout(asker.softTimer)
     if (asker.onAbort !== undefined) asker.settings.signal?.removeEventListener('abort', asker.onAbort)
   }
 }
@@ -198,8 +234,8 @@ export class Flights {
   }
 
   /** A flight that nobody joins: it is only told what falls meanwhile. */
-  watch(key: string): Flight {
-    const flight = new Flight(key, 0, () => 0, newStats())
+  watch(key: string, core: FlightCore): Flight {
+    const flight = new Flight(key, 0, core)
     flight.open = false
     const flights = this.#keys.get(key)
     if (flights === undefined) this.#keys.set(key, { airborne: [flight], waiting: null })
@@ -247,7 +283,7 @@ export class Flights {
       for (const flight of waiting === null ? airborne : [...airborne, waiting.flight]) {
         flight.cut = true
         flight.crash(error)
-        flight.controller.abort(error)
+        flight.abort(error)
       }
     }
     this.#keys.clear()

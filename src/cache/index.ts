@@ -1,3 +1,4 @@
+/** `headrace/cache`: a cache of up to three tiers that never serves a value older than its floor. */
 export { type Cache, createCache } from './cache.ts'
 export type { HotKey } from './hot-keys.ts'
 export { type Load, type LoadContext, type LoadMany, type LoadManyContext, type Versioned, versioned } from './load.ts'

@@ -4,12 +4,20 @@ import { HeadraceError } from '../contracts/errors.ts'
 export const keyBytesMax = 512
 
 export function checkKey(what: 'key' | 'tag', key: unknown): asserts key is string {
-  if (typeof key !== 'string') throw new HeadraceError('cache-key-invalid', `A cache ${what} must be a string, not ${key === null ? 'null' : typeof key}.`)
+  if (typeof key !== 'string')
+    throw new HeadraceError('cache-key-invalid', `A cache ${what} must be a string, not ${key === null ? 'null' : typeof key}.`)
   if (key === '') throw new HeadraceError('cache-key-invalid', `A cache ${what} must not be empty.`)
   if (key.length > keyBytesMax || (key.length > keyBytesMax / 3 && Buffer.byteLength(key) > keyBytesMax)) {
-    throw new HeadraceError('cache-key-invalid', `The cache ${what} ${JSON.stringify(key.slice(0, 40))}… is longer than ${keyBytesMax} bytes: use a digest of it.`)
+    throw new HeadraceError(
+      'cache-key-invalid',
+      `The cache ${what} ${JSON.stringify(key.slice(0, 40))}… is longer than ${keyBytesMax} bytes: use a digest of it.`,
+    )
   }
-  if (hasLoneSurrogate(key)) throw new HeadraceError('cache-key-invalid', `The cache ${what} ${JSON.stringify(key.slice(0, 40))} has an unpaired surrogate, so two keys could become one in UTF-8.`)
+  if (hasLoneSurrogate(key))
+    throw new HeadraceError(
+      'cache-key-invalid',
+      `The cache ${what} ${JSON.stringify(key.slice(0, 40))} has an unpaired surrogate, so two keys could become one in UTF-8.`,
+    )
 }
 
 /** `String.prototype.isWellFormed`, which the types of this target do not have. */
@@ -21,7 +29,10 @@ const namespacePattern = /^[a-zA-Z0-9](?:[a-zA-Z0-9._-]*[a-zA-Z0-9])?$/
 
 export function checkNamespace(name: unknown): asserts name is string {
   if (typeof name !== 'string' || name.length > 64 || !namespacePattern.test(name)) {
-    throw new HeadraceError('option-invalid', `The cache namespace ${JSON.stringify(name)} is not valid: use up to 64 letters and digits, with dots, dashes or underscores between them.`)
+    throw new HeadraceError(
+      'option-invalid',
+      `The cache namespace ${JSON.stringify(name)} is not valid: use up to 64 letters and digits, with dots, dashes or underscores between them.`,
+    )
   }
 }
 

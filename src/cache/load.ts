@@ -37,4 +37,7 @@ export interface LoadManyContext {
 }
 
 /** Loads several keys at once. What the answer leaves out does not exist. */
-export type LoadMany<T> = (keys: readonly string[], context: LoadManyContext) => Promise<ReadonlyMap<string, T | Versioned<T>>> | ReadonlyMap<string, T | Versioned<T>>
+export type LoadMany<T> = (
+  keys: readonly string[],
+  context: LoadManyContext,
+) => Promise<ReadonlyMap<string, T | Versioned<T>>> | ReadonlyMap<string, T | Versioned<T>>

@@ -28,7 +28,11 @@ export class Local {
   readonly #seed: number
 
   /** `keepBelow`: entries below their floor are kept, since a get may ask for them. `sharedTags`: the marks of tags are made by a shared store. */
-  constructor(namespace: string, core: Core, options: { readonly freeze: boolean; readonly keepBelow: boolean; readonly sharedTags: boolean }) {
+  constructor(
+    namespace: string,
+    core: Core,
+    options: { readonly freeze: boolean; readonly keepBelow: boolean; readonly sharedTags: boolean },
+  ) {
     this.namespace = namespace
     this.#core = core
     this.#freeze = options.freeze
@@ -49,7 +53,7 @@ export class Local {
     let belowSince = entry.belowSince
     if (entry.seals !== null && belowSince === 0 && !sealsHold(entry.seals, entry.version)) {
       if (entry.seals.some(({ mark, stamp }) => mark.stamp !== stamp)) return null
-      entry.belowSince = now
+      entry.fall(now)
       belowSince = now
     }
     return { value: entry.value, version: entry.version, freshUntil: entry.freshUntil, belowSince }
@@ -72,7 +76,7 @@ export class Local {
     const old = this.index.get(key)
     if (old !== undefined && !force && this.holds(old) && old.version > content.version) return
     const size = entryBytes + stringBytes(key) + measure(content.value, this.#freeze)
-    const entry = new Entry(this.index, key, old?.hash ?? (hash32(key) ^ this.#seed) >>> 0, size, content, earlyRefresh)
+    const entry = new Entry(this.index, key, old?.hash ?? (hash32(key) ^ this.#seed) >>> 0, size, content, earlyRefresh, !this.#core.bypass)
     this.index.set(key, entry)
     if (old === undefined ? pool.add(entry) : pool.replace(old, entry)) return
     stats.tooLarge++
@@ -99,7 +103,7 @@ export class Local {
     const entry = this.index.get(key)
     if (entry === undefined || entry.version >= version) return
     if (!this.#keepBelow) this.drop(entry)
-    else if (entry.belowSince === 0) entry.belowSince = this.#core.now()
+    else entry.fall(this.#core.now())
   }
 
   #cut(key: string): void {

@@ -13,7 +13,15 @@ import { sampleEvery } from './hot-keys.ts'
 import { checkKey, checkVersion } from './key.ts'
 import type { Load, LoadMany } from './load.ts'
 import { Local } from './local.ts'
-import { type GetOptions, type NamespaceOptions, resolveGet, resolveNamespace, resolveSet, type SetOptions, type Settings } from './options.ts'
+import {
+  type GetOptions,
+  type NamespaceOptions,
+  resolveGet,
+  resolveNamespace,
+  resolveSet,
+  type SetOptions,
+  type Settings,
+} from './options.ts'
 import { type Loader, Refill } from './refill.ts'
 import { frequencyMax } from './s3-fifo.ts'
 import type { Shared } from './shared.ts'
@@ -39,7 +47,11 @@ export class Namespace {
     this.#core = core
     this.#tiers = tiers
     this.#settings = resolveNamespace(options, base)
-    this.#local = new Local(name, core, { freeze: options.freeze ?? true, keepBelow: this.#settings.staleAfterRaiseMs > 0, sharedTags: tiers.shared })
+    this.#local = new Local(name, core, {
+      freeze: options.freeze ?? true,
+      keepBelow: this.#settings.staleAfterRaiseMs > 0,
+      sharedTags: tiers.shared,
+    })
     this.#index = this.#local.index
     this.#shared = tiers.share(this.#local, options)
     this.#refill = new Refill(core, this.#local, this.#shared)
@@ -67,7 +79,11 @@ export class Namespace {
   get<T>(key: string, load: Load<T>, options?: GetOptions): Promise<T> {
     const entry = this.#index.get(key)
     if (entry !== undefined) {
-      const now = this.#core.now()
+      const now = this.#core.hitNow()
+      if (now < entry.plainUntil && options === undefined) {
+        this.#countHit(entry)
+        return Promise.resolve(entry.value as T)
+      }
       if (this.#serves(entry, options, now)) {
         this.#countHit(entry)
         if (now >= entry.calmUntil) this.#refreshEarly(entry, load, options, now)
@@ -80,14 +96,17 @@ export class Namespace {
   /** The value of a key if L1 has it, fresh and at or above its floor; else undefined. Never waits, never loads. */
   getSync<T>(key: string): T | undefined {
     const entry = this.#index.get(key)
-    if (entry === undefined || !this.#serves(entry, undefined, this.#core.now())) return undefined
+    if (entry === undefined) return undefined
+    const now = this.#core.hitNow()
+    if (now >= entry.plainUntil && !this.#serves(entry, undefined, now)) return undefined
     this.#countHit(entry)
     return entry.value as T
   }
 
   /** The values of many keys; those that are nowhere are loaded with one call. What does not exist is left out. */
   async getMany<T>(keys: readonly string[], load: LoadMany<T>, options?: GetOptions): Promise<Map<string, T>> {
-    if (keys.length > manyKeysMax) throw new HeadraceError('option-invalid', `getMany() takes at most ${manyKeysMax} keys at once, not ${keys.length}.`)
+    if (keys.length > manyKeysMax)
+      throw new HeadraceError('option-invalid', `getMany() takes at most ${manyKeysMax} keys at once, not ${keys.length}.`)
     const result = new Map<string, T>()
     const misses: string[] = []
     const now = this.#core.now()
@@ -133,7 +152,7 @@ export class Namespace {
       return this.#tiers.deliver(this.#local, [change])
     }
     // Stands in for a load, so that an invalidation on the way keeps the value out of L1.
-    const watch = this.#local.flights.watch(key)
+    const watch = this.#local.flights.watch(key, this.#core)
     try {
       const content = await this.#shared.set(change, value, freshMs, tags, this.#settings)
       if (this.#local.storable(watch, content.version, content.seals)) this.#keep(key, content, freshMs)
@@ -245,7 +264,8 @@ export class Namespace {
       return serveStale(stale.value)
     }
     const flight = this.#board(key, loader, settings)
-    if (!(flight instanceof Flight)) return stale !== null && takesStale(stale, settings, needMs, now) ? serveStale(stale.value) : Promise.reject(flight)
+    if (!(flight instanceof Flight))
+      return stale !== null && takesStale(stale, settings, needMs, now) ? serveStale(stale.value) : Promise.reject(flight)
     if (stale !== null) {
       if (flight.stale === null) flight.offer(stale)
       if (settings.softTimeoutMs === 0 && takesStale(stale, settings, settings.staleMs, now)) return serveStale(stale.value)

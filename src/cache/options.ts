@@ -46,7 +46,12 @@ export const limitTable = Object.freeze({
   storeTimeoutMs: whole(250, 1, 60_000, 'Longest wait for one call to the shared store.'),
   breakerFailures: whole(5, 1, 1_000, 'Failures in a row that take the shared store out.'),
   breakerPauseMs: whole(500, 1, 600_000, 'How long the shared store is left alone before it is tried again.'),
-  pendingChangesMax: whole(10_000, 1, 1_000_000, 'Invalidations that wait for a store or bus that does not answer; past it 503 cache-busy.'),
+  pendingChangesMax: whole(
+    10_000,
+    1,
+    1_000_000,
+    'Invalidations that wait for a store or bus that does not answer; past it 503 cache-busy.',
+  ),
   hotKeysMax: whole(128, 0, 10_000, 'Keys that the hot-key detection follows; 0 turns it off.'),
 })
 
@@ -122,7 +127,12 @@ export function resolveLimits(given: CacheOptions): Limits {
 
 export function resolveNamespace(given: NamespaceOptions, base: Settings | null): Settings {
   checkNames('The cache namespace', given, namespaceNames)
-  return Object.freeze({ ...numbers(getTable, given, base ?? undefined), tags: checkTags(given.tags ?? base?.tags ?? []), minVersion: 0, signal: undefined })
+  return Object.freeze({
+    ...numbers(getTable, given, base ?? undefined),
+    tags: checkTags(given.tags ?? base?.tags ?? []),
+    minVersion: 0,
+    signal: undefined,
+  })
 }
 
 /** The settings of one get: those of the namespace, and what the call says. Throws 'option-unknown' and 'option-invalid'. */
@@ -133,21 +143,37 @@ export function resolveGet(base: Settings, given: GetOptions | undefined): Setti
   if (minVersion !== undefined && (!Number.isSafeInteger(minVersion) || minVersion < 0)) {
     throw new HeadraceError('option-invalid', `minVersion must be a whole number from 0 to 2^53 - 1, not ${String(minVersion)}.`)
   }
-  return { ...numbers(getTable, given, base), tags: tags === undefined ? base.tags : checkTags([...base.tags, ...tags]), minVersion: minVersion ?? 0, signal }
+  return {
+    ...numbers(getTable, given, base),
+    tags: tags === undefined ? base.tags : checkTags([...base.tags, ...tags]),
+    minVersion: minVersion ?? 0,
+    signal,
+  }
 }
 
 export function resolveSet(base: Settings, given: SetOptions): { readonly ttlMs: number; readonly tags: readonly string[] } {
   checkNames('set()', given, setNames)
-  return { ttlMs: numbers(getTable, given.ttlMs === undefined ? {} : { ttlMs: given.ttlMs }, base).ttlMs, tags: given.tags === undefined ? base.tags : checkTags([...base.tags, ...given.tags]) }
+  return {
+    ttlMs: numbers(getTable, given.ttlMs === undefined ? {} : { ttlMs: given.ttlMs }, base).ttlMs,
+    tags: given.tags === undefined ? base.tags : checkTags([...base.tags, ...given.tags]),
+  }
 }
 
-function numbers<Table extends Readonly<Record<string, NumberOption>>>(table: Table, given: object, base?: Readonly<Record<keyof Table, number>>): Numbers<Table> {
+function numbers<Table extends Readonly<Record<string, NumberOption>>>(
+  table: Table,
+  given: object,
+  base?: Readonly<Record<keyof Table, number>>,
+): Numbers<Table> {
   const result = {} as Numbers<Table>
   for (const name of Object.keys(table) as (keyof Table & string)[]) {
     const { default: defaultValue, min, max } = table[name] as NumberOption
     const value: unknown = (given as Record<string, unknown>)[name] ?? base?.[name] ?? defaultValue
     if (typeof value !== 'number' || !(value >= min && value <= max) || (name !== 'earlyRefresh' && !Number.isSafeInteger(value))) {
-      throw new HeadraceError('option-invalid', `${name} must be a ${name === 'earlyRefresh' ? '' : 'whole '}number from ${min} to ${max}, not ${typeof value === 'number' ? value : JSON.stringify(value)}.`, { details: { option: name } })
+      throw new HeadraceError(
+        'option-invalid',
+        `${name} must be a ${name === 'earlyRefresh' ? '' : 'whole '}number from ${min} to ${max}, not ${typeof value === 'number' ? value : JSON.stringify(value)}.`,
+        { details: { option: name } },
+      )
     }
     result[name] = value
   }
@@ -157,7 +183,8 @@ function numbers<Table extends Readonly<Record<string, NumberOption>>>(table: Ta
 const tagsPerEntryMax = 32
 
 function checkTags(tags: readonly string[]): readonly string[] {
-  if (!Array.isArray(tags) || tags.length > tagsPerEntryMax) throw new HeadraceError('option-invalid', `tags must be a list of at most ${tagsPerEntryMax} strings.`)
+  if (!Array.isArray(tags) || tags.length > tagsPerEntryMax)
+    throw new HeadraceError('option-invalid', `tags must be a list of at most ${tagsPerEntryMax} strings.`)
   return tags
 }
 
@@ -165,6 +192,10 @@ function checkNames(owner: string, given: object, known: readonly string[]): voi
   for (const name in given) {
     if (known.includes(name)) continue
     const proposal = nearest(name, known)
-    throw new HeadraceError('option-unknown', `${owner} has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`, { details: { option: name, known } })
+    throw new HeadraceError(
+      'option-unknown',
+      `${owner} has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`,
+      { details: { option: name, known } },
+    )
   }
 }

@@ -31,6 +31,8 @@ import { ttlOf } from './ttl.ts'
 const repeatPauseMs = 2
 const repeatPauseMsMax = 200
 
+const noSeals: readonly Seal[] = Object.freeze([])
+
 interface Loaded {
   readonly value: unknown
   readonly version: number
@@ -64,7 +66,7 @@ export class Refill {
   start(key: string, loader: Loader, settings: Settings, errand: Errand): Flight | HeadraceError {
     const refused = this.#core.admit(loader.batched !== true)
     if (refused !== null) return refused
-    const flight = new Flight(key, settings.minVersion, this.#core.now, this.#core.stats)
+    const flight = new Flight(key, settings.minVersion, this.#core)
     if (loader.batched !== true) this.#core.stats.loading++
     this.#local.flights.depart(flight, () => void this.#fly(flight, loader, settings, errand))
     return flight
@@ -76,7 +78,8 @@ export class Refill {
     try {
       const shared = this.#shared
       if (shared === null) flight.seals = this.#local.seal(settings.tags)
-      const found = shared === null ? await this.#alone(flight, loader, settings) : await this.#throughShared(shared, flight, loader, settings, errand)
+      const found =
+        shared === null ? await this.#alone(flight, loader, settings) : await this.#throughShared(shared, flight, loader, settings, errand)
       again = found.again
       this.#local.flights.landed(flight)
       flight.land(found.value)
@@ -102,7 +105,9 @@ export class Refill {
     const { key } = flight
     if (errand === 'miss') {
       const read = await shared.read(key)
-      const found = read === null ? null : await this.#adopt(shared, flight, read, settings)
+      // A store that did not answer is not asked for a lease as well: one timeout is enough.
+      if (read === null) return this.#alone(flight, loader, settings)
+      const found = await this.#adopt(shared, flight, read, settings)
       if (found !== null) return found
     }
     let refresh = errand === 'refresh'
@@ -122,8 +127,12 @@ export class Refill {
       }
       loader.passes?.()
       const leftMs = deadline - this.#core.now()
-      if (leftMs <= 0) throw new HeadraceError('cache-load-timeout', `The load of cache key ${JSON.stringify(key)} by another process did not end within loadTimeoutMs (${settings.loadTimeoutMs}).`)
-      await lease.filled(leftMs, flight.controller.signal)
+      if (leftMs <= 0)
+        throw new HeadraceError(
+          'cache-load-timeout',
+          `The load of cache key ${JSON.stringify(key)} by another process did not end within loadTimeoutMs (${settings.loadTimeoutMs}).`,
+        )
+      await lease.filled(leftMs, flight.signal)
       refresh = false
     }
   }
@@ -132,20 +141,27 @@ export class Refill {
   async #adopt(shared: Shared, flight: Flight, read: SharedValue, settings: Settings): Promise<Found | null> {
     const { content, belowSince } = read
     if (content === null) return null
-    const seals = await shared.sealsOf(read)
-    flight.seals = seals ?? []
-    const { now } = this.#core
+    const seals = read.tags.length === 0 ? noSeals : await shared.sealsOf(read)
+    flight.seals = seals ?? noSeals
+    const now = this.#core.now()
     const reached = Math.max(this.#local.floorOf(flight.key, flight.seals), flight.minVersion, read.floor)
-    if (seals === null || content.version < reached || content.freshUntil <= now()) {
-      if (seals !== null) flight.offer({ ...content, belowSince: belowSince > 0 || content.version >= reached ? belowSince : now() })
+    if (seals === null || content.version < reached || content.freshUntil <= now) {
+      if (seals !== null) flight.offer({ ...content, belowSince: belowSince > 0 || content.version >= reached ? belowSince : now })
       return null
     }
-    if (this.#local.storable(flight, content.version, seals)) this.#local.put(flight.key, shared.forL1({ ...content, seals }), settings.earlyRefresh)
+    if (this.#core.l1 && this.#local.storable(flight, content.version, seals))
+      this.#local.put(flight.key, shared.forL1({ ...content, seals }), settings.earlyRefresh)
     this.#core.stats.sharedHits++
-    return { value: content.value, again: isDueEarly(content.freshUntil, content.loadMs, settings.earlyRefresh, now(), this.#core.random) }
+    return { value: content.value, again: isDueEarly(content.freshUntil, content.loadMs, settings.earlyRefresh, now, this.#core.random) }
   }
 
-  async #leased(shared: Shared, flight: Flight, loader: Loader, settings: Settings, lease: SharedLease & { readonly state: 'leased' }): Promise<Found> {
+  async #leased(
+    shared: Shared,
+    flight: Flight,
+    loader: Loader,
+    settings: Settings,
+    lease: SharedLease & { readonly state: 'leased' },
+  ): Promise<Found> {
     const stopExtending = shared.extendWhileLoading(flight.key, lease.token)
     try {
       await this.#adopt(shared, flight, lease.read, settings)
@@ -208,9 +224,13 @@ export class Refill {
       stats.repeats++
       const pauseMs = backoffMs(attempt, repeatPauseMs, repeatPauseMsMax, this.#core.random)
       if (now() + pauseMs >= deadline) {
-        throw new HeadraceError('cache-below-floor', `The load of cache key ${JSON.stringify(flight.key)} read version ${answer.version}, and ${needed} is needed. Let it read from the primary when its replica is behind the floor it is given.`, { details: { version: answer.version, needed } })
+        throw new HeadraceError(
+          'cache-below-floor',
+          `The load of cache key ${JSON.stringify(flight.key)} read version ${answer.version}, and ${needed} is needed. Let it read from the primary when its replica is behind the floor it is given.`,
+          { details: { version: answer.version, needed } },
+        )
       }
-      await pause(pauseMs, flight.controller.signal)
+      await pause(pauseMs, flight.signal)
     }
   }
 
@@ -241,7 +261,7 @@ interface Found {
 /** Runs the user's load, for so long and no longer. */
 function bounded(flight: Flight, load: Load<unknown>, floor: number, leftMs: number, timeoutMs: number): Promise<unknown> {
   return new Promise((resolve, reject) => {
-    const { signal } = flight.controller
+    const { signal } = flight
     if (signal.aborted) return reject(signal.reason)
     const end = (): void => {
       clearTimeout(timer)
@@ -251,9 +271,17 @@ function bounded(flight: Flight, load: Load<unknown>, floor: number, leftMs: num
       end()
       reject(signal.reason)
     }
-    const timer = setTimeout(() => {
-      flight.controller.abort(new HeadraceError('cache-load-timeout', `The load of cache key ${JSON.stringify(flight.key)} took longer than loadTimeoutMs (${timeoutMs}); its signal was aborted and its result will be dropped.`))
-    }, Math.max(leftMs, 0))
+    const timer = setTimeout(
+      () => {
+        flight.abort(
+          new HeadraceError(
+            'cache-load-timeout',
+            `The load of cache key ${JSON.stringify(flight.key)} took longer than loadTimeoutMs (${timeoutMs}); its signal was aborted and its result will be dropped.`,
+          ),
+        )
+      },
+      Math.max(leftMs, 0),
+    )
     signal.addEventListener('abort', onAbort)
     Promise.resolve()
       .then(() => load({ key: flight.key, floor, signal }))

@@ -65,45 +65,54 @@ type Step = { readonly kind: 'ask' | 'remove' | 'replace'; readonly key: number;
 
 describe('S3-FIFO', () => {
   it('keeps what the paper says, and never more than its bounds, whatever is asked for', () => {
-    const step: fc.Arbitrary<Step> = fc.record({ kind: fc.constantFrom('ask', 'ask', 'ask', 'ask', 'remove', 'replace'), key: fc.nat(60), size: fc.integer({ min: 1, max: 40 }) })
+    const step: fc.Arbitrary<Step> = fc.record({
+      kind: fc.constantFrom('ask', 'ask', 'ask', 'ask', 'remove', 'replace'),
+      key: fc.nat(60),
+      size: fc.integer({ min: 1, max: 40 }),
+    })
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 400 }), fc.integer({ min: 16, max: 40 }), fc.integer({ min: 100, max: 600 }), (steps, entriesMax, bytesMax) => {
-        const index = new Map<string, Node>()
-        const cache = new S3Fifo<Node>({ bytesMax, entriesMax }, (node) => index.delete(node.key))
-        const model = new Model(bytesMax, entriesMax)
-        for (const { kind, key: number, size } of steps) {
-          // Names whose hashes do not meet in the table of ghosts: the model has no such meetings.
-          const key = `key-${number}`
-          const node = index.get(key)
-          expect(node === undefined).toBe(model.find(key) === undefined)
-          if (node === undefined) {
-            const made = new Node(key, size)
-            index.set(key, made)
-            if (!cache.add(made)) index.delete(key)
-            model.add(key, size)
-          } else if (kind === 'ask') {
-            if (node.frequency < frequencyMax) node.frequency++
-            const twin = model.find(key)
-            if (twin !== undefined) twin.frequency = Math.min(frequencyMax, twin.frequency + 1)
-          } else if (kind === 'remove') {
-            cache.remove(node)
-            index.delete(key)
-            model.remove(key)
-          } else {
-            // Same size: the place and the standing stay.
-            const made = new Node(key, node.size)
-            index.set(key, made)
-            cache.replace(node, made)
+      fc.property(
+        fc.array(step, { maxLength: 400 }),
+        fc.integer({ min: 16, max: 40 }),
+        fc.integer({ min: 100, max: 600 }),
+        (steps, entriesMax, bytesMax) => {
+          const index = new Map<string, Node>()
+          const cache = new S3Fifo<Node>({ bytesMax, entriesMax }, (node) => index.delete(node.key))
+          const model = new Model(bytesMax, entriesMax)
+          for (const { kind, key: number, size } of steps) {
+            // Names whose hashes do not meet in the table of ghosts: the model has no such meetings.
+            const key = `key-${number}`
+            const node = index.get(key)
+            expect(node === undefined).toBe(model.find(key) === undefined)
+            if (node === undefined) {
+              const made = new Node(key, size)
+              index.set(key, made)
+              if (!cache.add(made)) index.delete(key)
+              model.add(key, size)
+            } else if (kind === 'ask') {
+              if (node.frequency < frequencyMax) node.frequency++
+              const twin = model.find(key)
+              if (twin !== undefined) twin.frequency = Math.min(frequencyMax, twin.frequency + 1)
+            } else if (kind === 'remove') {
+              cache.remove(node)
+              index.delete(key)
+              model.remove(key)
+            } else {
+              // Same size: the place and the standing stay.
+              const made = new Node(key, node.size)
+              index.set(key, made)
+              cache.replace(node, made)
+            }
+            const kept = [...cache.nodes()].map((one) => one.key)
+            expect(kept).toEqual([...model.main, ...model.small].map((one) => one.key))
+            expect(new Set(kept)).toEqual(new Set(index.keys()))
+            expect(cache.entries).toBe(kept.length)
+            expect(cache.bytes).toBe(model.bytes())
+            expect(cache.bytes).toBeLessThanOrEqual(bytesMax)
+            expect(cache.entries).toBeLessThanOrEqual(entriesMax)
           }
-          const kept = [...cache.nodes()].map((one) => one.key)
-          expect(kept).toEqual([...model.main, ...model.small].map((one) => one.key))
-          expect(new Set(kept)).toEqual(new Set(index.keys()))
-          expect(cache.entries).toBe(kept.length)
-          expect(cache.bytes).toBe(model.bytes())
-          expect(cache.bytes).toBeLessThanOrEqual(bytesMax)
-          expect(cache.entries).toBeLessThanOrEqual(entriesMax)
-        }
-      }),
+        },
+      ),
       { numRuns: 300 },
     )
   })

@@ -137,7 +137,8 @@ export class S3Fifo<Node extends QueueNode> {
 
   #evict(): void {
     const small = this.#small
-    const overShare = small.entries > 0 && (small.bytes >= this.bounds.bytesMax * smallShare || small.entries >= this.bounds.entriesMax * smallShare)
+    const overShare =
+      small.entries > 0 && (small.bytes >= this.bounds.bytesMax * smallShare || small.entries >= this.bounds.entriesMax * smallShare)
     if (overShare || this.#main.entries === 0) this.#evictSmall()
     else this.#evictMain()
   }

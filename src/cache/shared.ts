@@ -38,6 +38,8 @@ interface Loaded {
   readonly seals: readonly Seal[]
 }
 
+const none: readonly never[] = Object.freeze([])
+
 /** How often marks are read again when a tag changes while they are read. */
 const markReadsMax = 3
 
@@ -47,8 +49,8 @@ export class Shared {
   readonly #ring: Ring<Guard>
   readonly #delivery: Delivery
   readonly #serializer: Serializer
-  #claim: Promise<boolean> | null = null
-  #claimed = false
+  /** The stores that know the namespace under our serializer, or are being asked. */
+  readonly #claims = new Map<Guard, true | Promise<boolean>>()
   /** Set when another app uses the namespace with another serializer; the store is left out then. */
   refused: HeadraceError | null = null
 
@@ -61,17 +63,20 @@ export class Shared {
   }
 
   async read(key: string): Promise<SharedValue | null> {
-    if (!(await this.#usable('key', key))) return null
     const name = this.#name(key)
-    const answer = await this.#ring.of(name).call(async (store) => ({ read: await store.read(name) }))
-    return answer === null ? null : this.#decode(answer.read)
+    const guard = this.#ring.of(name)
+    const usable = this.#usable('key', key, guard)
+    if (usable !== true && !(await usable)) return null
+    const read = await guard.call((store) => store.read(name))
+    return read === null ? null : this.#decode(read)
   }
 
   async lease(key: string, floor: number, minVersion: number, refresh: boolean): Promise<SharedLease | null> {
-    if (!(await this.#usable('key', key))) return null
     const name = this.#name(key)
+    const guard = this.#ring.of(name)
+    if (!(await this.#usable('key', key, guard))) return null
     const { leaseMs } = this.#core.limits
-    const answer: LeaseAnswer | null = await this.#ring.of(name).call((store) => store.lease({ key: name, floor, minVersion, leaseMs, refresh }))
+    const answer: LeaseAnswer | null = await guard.call((store) => store.lease({ key: name, floor, minVersion, leaseMs, refresh }))
     return answer === null ? null : { ...answer, read: this.#decode(answer.read) }
   }
 
@@ -80,9 +85,12 @@ export class Shared {
     const name = this.#name(key)
     const { leaseMs } = this.#core.limits
     const timer = setInterval(() => {
-      void this.#ring.of(name).call((store) => store.extend(name, token, leaseMs)).then((held) => {
-        if (held === false) clearInterval(timer)
-      })
+      void this.#ring
+        .of(name)
+        .call((store) => store.extend(name, token, leaseMs))
+        .then((held) => {
+          if (held === false) clearInterval(timer)
+        })
     }, leaseMs / 2)
     timer.unref()
     return () => clearInterval(timer)
@@ -92,7 +100,12 @@ export class Shared {
    * Stores what was loaded. `loaded` is the value as other processes will read
    * it, so that all see the same. Throws 'cache-value-invalid'.
    */
-  fill(key: string, token: string, loaded: Loaded, settings: Settings): { readonly loaded: Loaded; readonly answer: Promise<FillAnswer | null> } {
+  fill(
+    key: string,
+    token: string,
+    loaded: Loaded,
+    settings: Settings,
+  ): { readonly loaded: Loaded; readonly answer: Promise<FillAnswer | null> } {
     const name = this.#name(key)
     const guard = this.#ring.of(name)
     const freshMs = ttlOf(loaded.value, settings)
@@ -124,9 +137,11 @@ export class Shared {
     const loaded = this.#readBack(body, { value, version, loadMs: 0, seals })
     const name = this.#name(key)
     const guard = this.#ring.of(name)
-    if (freshMs > 0 && body.length <= guard.store.bodyBytesMax && (await this.#usable('key', key))) {
+    if (freshMs > 0 && body.length <= guard.store.bodyBytesMax && (await this.#usable('key', key, guard))) {
       const keepMs = freshMs + Math.max(settings.staleMs, settings.staleIfErrorMs)
-      const answer = await guard.call((store) => store.fill({ key: name, token: null, version: change.version, raise: change.version !== null, body, freshMs, keepMs }))
+      const answer = await guard.call((store) =>
+        store.fill({ key: name, token: null, version: change.version, raise: change.version !== null, body, freshMs, keepMs }),
+      )
       if (answer === 'stored') {
         await this.#delivery.tell(this.#local.namespace, [change])
         return loaded
@@ -143,7 +158,7 @@ export class Shared {
 
   /** The tags of a load that begins now, as they stand. */
   async seals(tags: readonly string[]): Promise<readonly Seal[]> {
-    if (tags.length === 0) return []
+    if (tags.length === 0) return none
     const known = this.busInTouch() ? this.#local.tags.known(tags) : null
     if (known !== null) return known
     // Without the store the seals are of this process only, and fall when the store is back.
@@ -152,7 +167,6 @@ export class Shared {
 
   /** The seals of a stored value, or null when one of its tags has fallen or is not to be had. */
   async sealsOf({ content, tags }: SharedValue): Promise<readonly Seal[] | null> {
-    if (tags.length === 0) return []
     const names = tags.map(({ tag }) => tag)
     const current = (this.busInTouch() ? this.#local.tags.known(names) : null) ?? (await this.#learn(names))
     if (current === null || content === null) return null
@@ -167,40 +181,51 @@ export class Shared {
 
   /** Without a bus a value must not stay long in L1: nobody tells when it falls. */
   forL1(content: Content): Content {
-    if (this.#core.bus !== null) return content
-    return { ...content, freshUntil: Math.min(content.freshUntil, this.#core.now() + this.#core.limits.l1TtlMsWithoutBus) }
+    const { bus, l1, limits, now } = this.#core
+    if (bus !== null || !l1) return content
+    return { ...content, freshUntil: Math.min(content.freshUntil, now() + limits.l1TtlMsWithoutBus) }
   }
 
-  /** Makes sure that the namespace is written with this serializer only. False while the store is out, or when it is not so. */
-  claim(): Promise<boolean> {
-    this.#claim ??= this.#claimNow().finally(() => {
-      this.#claim = null
+  /** Makes sure that the namespace is written with this serializer only, on all stores. False while one is out, or when it is not so. */
+  async claim(guards: readonly Guard[]): Promise<boolean> {
+    const answers = await Promise.all(guards.map((guard) => this.#claim(guard)))
+    return answers.every(Boolean)
+  }
+
+  #claim(guard: Guard): true | Promise<boolean> {
+    const known = this.#claims.get(guard)
+    if (known !== undefined) return known
+    const asked = this.#claimNow(guard).then((mine) => {
+      if (mine) this.#claims.set(guard, true)
+      else this.#claims.delete(guard)
+      return mine
     })
-    return this.#claim
+    this.#claims.set(guard, asked)
+    return asked
   }
 
-  async #claimNow(): Promise<boolean> {
-    const name = `${this.#local.namespace}:`
+  async #claimNow(guard: Guard): Promise<boolean> {
     const mine = this.#serializer.id
-    const found = await this.#ring.of(name).call((store) => store.claim(name, mine))
-    if (found === null) return false
-    if (found !== mine) {
-      this.refused = new HeadraceError('cache-namespace-taken', `The cache namespace '${this.#local.namespace}' is in use with the serializer '${found}', and this app has '${mine}': use another namespace, or the same serializer. Until then this app reads past the shared store.`)
-      tell('headrace:notice', () => ({ app: this.#core.name, level: 'error', message: (this.refused as HeadraceError).message }))
-      return false
-    }
-    this.#claimed = true
-    return true
+    const found = await guard.call((store) => store.claim(this.#local.namespace, mine))
+    if (found === null || found === mine) return found === mine
+    this.refused ??= new HeadraceError(
+      'cache-namespace-taken',
+      `The cache namespace '${this.#local.namespace}' is in use with the serializer '${found}', and this app has '${mine}': use another namespace, or the same serializer. Until then this app reads past the shared store.`,
+    )
+    const { message } = this.refused
+    tell('headrace:notice', () => ({ app: this.#core.name, level: 'error', message }))
+    return false
   }
 
-  async #usable(kind: 'key' | 'tag', name: string): Promise<boolean> {
+  /** Whether the store may be asked about a name: not while it does not know of a cut, nor before the namespace is ours. */
+  #usable(kind: 'key' | 'tag', name: string, guard: Guard): boolean | Promise<boolean> {
     if (this.refused !== null || this.#delivery.isCut(this.#local.namespace, kind, name)) return false
-    return this.#claimed || this.claim()
+    return this.#claim(guard)
   }
 
   async #learn(tags: readonly string[]): Promise<readonly Seal[] | null> {
     for (const tag of tags) {
-      if (!(await this.#usable('tag', tag))) return null
+      if (!(await this.#usable('tag', tag, this.#ring.of(this.#name(tag))))) return null
     }
     const { tags: local } = this.#local
     for (let read = 0; read < markReadsMax; read++) {
@@ -231,20 +256,24 @@ export class Shared {
     return marks.some((mark) => mark === undefined) ? null : (marks as { stamp: string; floor: number }[])
   }
 
-  #decode(read: StoreRead | null): SharedValue {
+  #decode({ entry, floor, belowMs }: StoreRead): SharedValue {
     const now = this.#core.now()
-    const packed = read === null || read.entry === null ? null : unpack(read.entry.body, this.#serializer)
+    const packed = entry === null ? null : unpack(entry.body, this.#serializer)
     return {
-      content: packed === null || read === null || read.entry === null ? null : { value: packed.value, loadMs: packed.loadMs, version: read.entry.version, freshUntil: now + read.entry.freshMs },
-      tags: packed?.tags ?? [],
-      floor: read?.floor ?? 0,
-      belowSince: read === null || read.belowMs === 0 ? 0 : now - read.belowMs,
+      content:
+        packed === null || entry === null
+          ? null
+          : { value: packed.value, loadMs: packed.loadMs, version: entry.version, freshUntil: now + entry.freshMs },
+      tags: packed === null ? none : packed.tags,
+      floor,
+      belowSince: belowMs === 0 ? 0 : now - belowMs,
     }
   }
 
   #readBack(body: Uint8Array, loaded: Loaded): Loaded {
     const packed = unpack(body, this.#serializer)
-    if (packed === null) throw new HeadraceError('cache-value-invalid', `The serializer '${this.#serializer.id}' cannot read what it has written.`)
+    if (packed === null)
+      throw new HeadraceError('cache-value-invalid', `The serializer '${this.#serializer.id}' cannot read what it has written.`)
     return { ...loaded, value: packed.value }
   }
 

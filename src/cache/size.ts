@@ -13,7 +13,7 @@ export const entryBytes = 240
 /** Past this many objects, a value is no value for a cache. */
 const objectsMax = 1_000_000
 
-const beyondLatin1 = /[^\u0000-\u00ff]/ // biome-ignore lint/suspicious/noControlCharactersInRegex: the range of one-byte strings
+const beyondLatin1 = /[\u0100-\uffff]/
 
 export function stringBytes(text: string): number {
   return 16 + (beyondLatin1.test(text) ? text.length * 2 : text.length)
@@ -42,7 +42,8 @@ function measureObject(root: object, freeze: boolean): number {
   let bytes = 0
   const seen = new Set<object>([root])
   for (const object of seen) {
-    if (seen.size > objectsMax) throw new HeadraceError('cache-value-invalid', `The value has more than ${objectsMax} objects: cache smaller parts of it.`)
+    if (seen.size > objectsMax)
+      throw new HeadraceError('cache-value-invalid', `The value has more than ${objectsMax} objects: cache smaller parts of it.`)
     bytes += ownBytes(object)
     const items: readonly unknown[] = children(object)
     if (freeze && isPlain(object)) Object.freeze(object)

@@ -39,5 +39,27 @@ export interface CacheStats {
 }
 
 export function newStats(): CacheStats {
-  return { hits: 0, misses: 0, joined: 0, sharedHits: 0, loads: 0, loadErrors: 0, repeats: 0, refusedFills: 0, stale: 0, early: 0, raises: 0, cuts: 0, flushes: 0, evictions: 0, tooLarge: 0, storeErrors: 0, storeSkipped: 0, entries: 0, bytes: 0, loading: 0, waiting: 0 }
+  return {
+    hits: 0,
+    misses: 0,
+    joined: 0,
+    sharedHits: 0,
+    loads: 0,
+    loadErrors: 0,
+    repeats: 0,
+    refusedFills: 0,
+    stale: 0,
+    early: 0,
+    raises: 0,
+    cuts: 0,
+    flushes: 0,
+    evictions: 0,
+    tooLarge: 0,
+    storeErrors: 0,
+    storeSkipped: 0,
+    entries: 0,
+    bytes: 0,
+    loading: 0,
+    waiting: 0,
+  }
 }

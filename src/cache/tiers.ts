@@ -58,10 +58,29 @@ export class Tiers {
     }
   }
 
+  /** Writes a small text to the store. Nothing happens without one. */
+  async note(name: string, text: string, keepMs: number): Promise<void> {
+    const guard = this.#ring?.of(name)
+    if (guard === undefined) return
+    const written = await guard.call(async (store) => {
+      await store.note(name, text, keepMs)
+      return true
+    })
+    if (written === null) throw guard.unavailable()
+  }
+
+  async recall(name: string): Promise<string | null> {
+    const guard = this.#ring?.of(name)
+    if (guard === undefined) return null
+    const found = await guard.call(async (store) => ({ text: await store.recall(name) }))
+    if (found === null) throw guard.unavailable()
+    return found.text
+  }
+
   async ready(): Promise<void> {
     await this.#joined
     for (const shared of this.#shared) {
-      if (await shared.claim()) continue
+      if (await shared.claim(this.#guards)) continue
       if (shared.refused !== null) throw shared.refused
       for (const guard of this.#guards) {
         if (guard.lastError !== null) throw guard.unavailable()
@@ -84,12 +103,20 @@ export class Tiers {
         for (const change of changes) local.apply(change)
       },
       lost: (reason) => {
-        tell('headrace:notice', () => ({ app: this.#core.name, level: 'warn', message: `The cache bus ${name} is out of touch: ${reason}` }))
+        tell('headrace:notice', () => ({
+          app: this.#core.name,
+          level: 'warn',
+          message: `The cache bus ${name} is out of touch: ${reason}`,
+        }))
       },
       regained: (missed) => {
         if (missed) for (const local of this.#locals.values()) local.flush()
         this.#delivery.retry()
-        tell('headrace:notice', () => ({ app: this.#core.name, level: 'info', message: `The cache bus ${name} is in touch${missed ? '; L1 starts empty' : ''}.` }))
+        tell('headrace:notice', () => ({
+          app: this.#core.name,
+          level: 'info',
+          message: `The cache bus ${name} is in touch${missed ? '; L1 starts empty' : ''}.`,
+        }))
       },
     })
   }
@@ -99,6 +126,7 @@ function storesOf(store: CacheOptions['store']): readonly CacheStore[] {
   if (store === undefined) return []
   const stores = Array.isArray(store) ? (store as readonly CacheStore[]) : [store as CacheStore]
   const names = new Set(stores.map(({ name }) => name))
-  if (names.size !== stores.length) throw new HeadraceError('option-invalid', 'Two of the cache stores have the same name: name each server once.')
+  if (names.size !== stores.length)
+    throw new HeadraceError('option-invalid', 'Two of the cache stores have the same name: name each server once.')
   return stores
 }

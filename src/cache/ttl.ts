@@ -1,3 +1,4 @@
+/** How long a value is fresh. */
 import type { Settings } from './options.ts'
 
 /** How long a value is fresh; "there is nothing" has a time of its own. */

@@ -30,7 +30,12 @@ const errorsMax = 10
 const concurrencyMax = 1_000
 
 /** Loads all keys of the source. Keys that fail are counted, and do not stop it; an aborted signal does. */
-export async function warm(get: (key: string, signal: AbortSignal | undefined) => Promise<unknown>, keys: Iterable<string> | AsyncIterable<string>, options: WarmOptions, core: Pick<Core, 'now'>): Promise<WarmReport> {
+export async function warm(
+  get: (key: string, signal: AbortSignal | undefined) => Promise<unknown>,
+  keys: Iterable<string> | AsyncIterable<string>,
+  options: WarmOptions,
+  core: Pick<Core, 'now'>,
+): Promise<WarmReport> {
   const { concurrency = 8, perSecondMax = Number.POSITIVE_INFINITY, onProgress, signal } = options
   if (!Number.isSafeInteger(concurrency) || concurrency < 1 || concurrency > concurrencyMax) {
     throw new HeadraceError('option-invalid', `concurrency must be a whole number from 1 to ${concurrencyMax}, not ${String(concurrency)}.`)
@@ -42,7 +47,12 @@ export async function warm(get: (key: string, signal: AbortSignal | undefined) =
   let taken = 0
   let done = 0
   let failed = 0
-  const progress = (): WarmProgress => ({ done, failed, total, perSecond: Math.round((done + failed) / Math.max((core.now() - began) / 1_000, 0.001)) })
+  const progress = (): WarmProgress => ({
+    done,
+    failed,
+    total,
+    perSecond: Math.round((done + failed) / Math.max((core.now() - began) / 1_000, 0.001)),
+  })
 
   const source = Symbol.asyncIterator in keys ? keys[Symbol.asyncIterator]() : keys[Symbol.iterator]()
   const worker = async (): Promise<void> => {

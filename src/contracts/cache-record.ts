@@ -16,7 +16,7 @@
  * clock that the store goes by. Redis reads and writes the same layout in Lua.
  */
 import { randomBytes } from 'node:crypto'
-import type { StoreRead } from './cache.ts'
+import { nothingStored, type StoreRead } from './cache.ts'
 
 export const recordFormat = 1
 export const headBytes = 66
@@ -69,10 +69,10 @@ export function encodeRecord({ floor, version, freshUntil, belowSince, leaseUnti
   return bytes
 }
 
-/** The record as a reader sees it at this moment of the store's clock. */
-export function viewRecord(bytes: Buffer | null, now: number): StoreRead | null {
+/** The record as a reader sees it at this moment of the store's clock. What is not of this layout reads as nothing. */
+export function viewRecord(bytes: Buffer | null, now: number): StoreRead {
   // The few fields that a hit needs, without building the rest.
-  if (bytes === null || bytes.length < headBytes || bytes[0] !== magic || bytes[1] !== recordFormat) return null
+  if (bytes === null || bytes.length < headBytes || bytes[0] !== magic || bytes[1] !== recordFormat) return nothingStored
   const version = bytes.readDoubleBE(10)
   const belowSince = bytes.readDoubleBE(26)
   return {

@@ -29,6 +29,8 @@ export interface StoreRead {
   readonly belowMs: number
 }
 
+export const nothingStored: StoreRead = Object.freeze({ entry: null, floor: 0, belowMs: 0 })
+
 export interface LeaseRequest {
   readonly key: string
   /** The floor that the asker knows; the store takes it over when it is higher than its own. */
@@ -87,8 +89,8 @@ export interface CacheStore {
   readonly push: boolean
   /** Largest body it takes, in bytes. */
   readonly bodyBytesMax: number
-  /** Reads one key. */
-  read(key: string): Promise<StoreRead | null>
+  /** Reads one key; `nothingStored` when it is not there. */
+  read(key: string): Promise<StoreRead>
   /** Asks for the right to load a key. */
   lease(request: LeaseRequest): Promise<LeaseAnswer>
   /** Extends a lease; false when it is lost. */

@@ -40,7 +40,12 @@ export interface Database extends ReadDatabase {
   /** Adds to the other columns of the rows that `key` finds: `{ sku: 'a', left: -3 }` takes three off. */
   addMany(table: string, key: string | readonly string[], rows: readonly Row[]): Promise<number>
   /** Inserts, or sets the other columns where `key` exists (adds to those that `add` names). */
-  upsertMany(table: string, key: string | readonly string[], rows: readonly Row[], options?: { readonly add?: readonly string[] }): Promise<number>
+  upsertMany(
+    table: string,
+    key: string | readonly string[],
+    rows: readonly Row[],
+    options?: { readonly add?: readonly string[] },
+  ): Promise<number>
   /** Deletes the rows whose `column` has one of `values`. */
   deleteIn(table: string, column: string, values: readonly SqlValue[]): Promise<number>
 }

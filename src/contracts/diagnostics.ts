@@ -9,12 +9,36 @@ export interface DiagnosticEvents {
   /** A command was taken or refused at the door. */
   'headrace:admission': { readonly app: string; readonly command: string; readonly answer: 'taken' | 'joined' | string }
   /** A batch was applied. `waitMs` is the queue wait of its oldest command. */
-  'headrace:batch': { readonly app: string; readonly commands: number; readonly ms: number; readonly loadMs: number; readonly decideMs: number; readonly saveMs: number; readonly commitMs: number; readonly waitMs: number }
+  'headrace:batch': {
+    readonly app: string
+    readonly commands: number
+    readonly ms: number
+    readonly loadMs: number
+    readonly decideMs: number
+    readonly saveMs: number
+    readonly commitMs: number
+    readonly waitMs: number
+  }
   /** A command got its outcome. */
-  'headrace:outcome': { readonly app: string; readonly command: string; readonly status: 'committed' | 'rejected' | 'failed'; readonly code: string | null; readonly ms: number; readonly repeated: boolean }
+  'headrace:outcome': {
+    readonly app: string
+    readonly command: string
+    readonly status: 'committed' | 'rejected' | 'failed'
+    readonly code: string | null
+    readonly ms: number
+    readonly repeated: boolean
+  }
   /** A batch failed and is repeated or split. */
   'headrace:retry': { readonly app: string; readonly commands: number; readonly way: 'whole' | 'split' | 'alone'; readonly error: unknown }
-  'headrace:dead-letter': { readonly app: string; readonly command: string; readonly key: string; readonly id: string; readonly position: number; readonly code: string; readonly message: string }
+  'headrace:dead-letter': {
+    readonly app: string
+    readonly command: string
+    readonly key: string
+    readonly id: string
+    readonly position: number
+    readonly code: string
+    readonly message: string
+  }
   /** Commands were written to the queue. */
   'headrace:append': { readonly app: string; readonly commands: number; readonly ms: number }
   'headrace:query': { readonly app: string; readonly query: string; readonly ms: number; readonly ok: boolean }
@@ -35,7 +59,12 @@ export interface DiagnosticEvents {
     readonly waiting: number
   }
   /** Something an operator should read. */
-  'headrace:notice': { readonly app: string; readonly level: 'info' | 'warn' | 'error'; readonly message: string; readonly details?: Readonly<Record<string, unknown>> }
+  'headrace:notice': {
+    readonly app: string
+    readonly level: 'info' | 'warn' | 'error'
+    readonly message: string
+    readonly details?: Readonly<Record<string, unknown>>
+  }
 }
 
 export type DiagnosticName = keyof DiagnosticEvents

@@ -134,9 +134,13 @@ export class FencedError extends HeadraceError {
 
   constructor(key: string, token: number, highest?: number) {
     const seen = highest === undefined ? 'a newer one' : String(highest)
-    super('fenced', `The token ${token} of the lock ${JSON.stringify(key)} is too old: the database has seen ${seen}. Another owner has taken over; stop writing, take the lock again and start over.`, {
-      details: { key, token, ...(highest === undefined ? {} : { highest }) },
-    })
+    super(
+      'fenced',
+      `The token ${token} of the lock ${JSON.stringify(key)} is too old: the database has seen ${seen}. Another owner has taken over; stop writing, take the lock again and start over.`,
+      {
+        details: { key, token, ...(highest === undefined ? {} : { highest }) },
+      },
+    )
     this.key = key
     this.token = token
     this.highest = highest

@@ -53,13 +53,25 @@ export class Admission {
     const waitMs = this.expectedWaitMs(unqueued)
     const retryAfterMs = Math.min(retryAfterMaxMs, Math.max(retryAfterMinMs, waitMs / 2))
     if (this.inFlight >= inFlightMax) {
-      throw new HeadraceError('overloaded', `${this.inFlight} commands are in flight; inFlightMax is ${inFlightMax}. Send the command again after the pause.`, { retryAfterMs })
+      throw new HeadraceError(
+        'overloaded',
+        `${this.inFlight} commands are in flight; inFlightMax is ${inFlightMax}. Send the command again after the pause.`,
+        { retryAfterMs },
+      )
     }
     if (this.queued >= queuedCommandsMax || this.queuedBytes + bytes > queuedBytesMax) {
-      throw new HeadraceError('queue-full', `${this.queued} commands (${this.queuedBytes} bytes) wait in the queue; queuedCommandsMax is ${queuedCommandsMax}, queuedBytesMax ${queuedBytesMax}. Send the command again after the pause.`, { retryAfterMs })
+      throw new HeadraceError(
+        'queue-full',
+        `${this.queued} commands (${this.queuedBytes} bytes) wait in the queue; queuedCommandsMax is ${queuedCommandsMax}, queuedBytesMax ${queuedBytesMax}. Send the command again after the pause.`,
+        { retryAfterMs },
+      )
     }
     if (waitMs > queueWaitMsMax) {
-      throw new HeadraceError('queue-slow', `A new command would wait about ${Math.round(waitMs / 1000)} s; queueWaitMsMax is ${queueWaitMsMax} ms. Send the command again after the pause.`, { retryAfterMs })
+      throw new HeadraceError(
+        'queue-slow',
+        `A new command would wait about ${Math.round(waitMs / 1000)} s; queueWaitMsMax is ${queueWaitMsMax} ms. Send the command again after the pause.`,
+        { retryAfterMs },
+      )
     }
   }
 }

@@ -7,8 +7,22 @@ import type { AnyQuery, Query } from './query.ts'
 /** The outcome of a command, as a document. */
 export type Outcome<Result = unknown, Code extends string = string> =
   | { readonly id: string; readonly command: string; readonly status: 'committed'; readonly position: number; readonly result: Result }
-  | { readonly id: string; readonly command: string; readonly status: 'rejected'; readonly position: number; readonly code: Code; readonly detail?: string }
-  | { readonly id: string; readonly command: string; readonly status: 'failed'; readonly position: number; readonly code: string; readonly detail: string }
+  | {
+      readonly id: string
+      readonly command: string
+      readonly status: 'rejected'
+      readonly position: number
+      readonly code: Code
+      readonly detail?: string
+    }
+  | {
+      readonly id: string
+      readonly command: string
+      readonly status: 'failed'
+      readonly position: number
+      readonly code: string
+      readonly detail: string
+    }
 
 /** What is known of an id: its outcome, or that it waits. `body` is the stored document, byte for byte. */
 export type OutcomeState =
@@ -85,9 +99,21 @@ export interface App {
   stop(): Promise<void>
   status(): Promise<AppStatus>
   /** Submits a command and waits for its outcome. */
-  submit<Name extends string, Input, Output, Result, Code extends string>(command: Command<Name, Input, Output, Result, Code>, input: Input, options?: SubmitOptions): Promise<Outcome<Result, Code>>
+  submit<Name extends string, Input, Output, Result, Code extends string>(
+    command: Command<Name, Input, Output, Result, Code>,
+    input: Input,
+    options?: SubmitOptions,
+  ): Promise<Outcome<Result, Code>>
   /** Submits a command and returns once it is safe on disk. */
-  enqueue<Name extends string, Input, Output, Result, Code extends string>(command: Command<Name, Input, Output, Result, Code>, input: Input, options?: SubmitOptions): Promise<Receipt>
+  enqueue<Name extends string, Input, Output, Result, Code extends string>(
+    command: Command<Name, Input, Output, Result, Code>,
+    input: Input,
+    options?: SubmitOptions,
+  ): Promise<Receipt>
   /** Runs a query. */
-  query<Name extends string, Input, Output, Result>(query: Query<Name, Input, Output, Result>, input: Input, options?: { readonly signal?: AbortSignal }): Promise<Result>
+  query<Name extends string, Input, Output, Result>(
+    query: Query<Name, Input, Output, Result>,
+    input: Input,
+    options?: { readonly signal?: AbortSignal },
+  ): Promise<Result>
 }

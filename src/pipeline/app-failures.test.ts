@@ -18,7 +18,11 @@ function failing(times: Readonly<Record<number, number>>): (note: NoteContext) =
   }
 }
 
-const valuesOf = (n: Notes, key?: string): number[] => n.effects().filter((effect) => key === undefined || effect.key === key).map(({ value }) => value)
+const valuesOf = (n: Notes, key?: string): number[] =>
+  n
+    .effects()
+    .filter((effect) => key === undefined || effect.key === key)
+    .map(({ value }) => value)
 
 for (const form of ['batch', 'run'] as const) {
   describe(`a poisoned command in the ${form} form`, () => {
@@ -51,7 +55,14 @@ for (const form of ['batch', 'run'] as const) {
       await started(n.app)
       const dead = heard('headrace:dead-letter')
       const outcome = await n.app.submit(n[form], { key: 'a', value: 13 }, { id: 'bad' })
-      expect(outcome).toEqual({ id: 'bad', command: `note.${form}`, status: 'failed', position: expect.any(Number), code: 'handler-failed', detail: 'note 13 is poisoned' })
+      expect(outcome).toEqual({
+        id: 'bad',
+        command: `note.${form}`,
+        status: 'failed',
+        position: expect.any(Number),
+        code: 'handler-failed',
+        detail: 'note 13 is poisoned',
+      })
       expect(tries).toBe(3)
       expect(await n.app.deadLetters.list()).toEqual([
         {
@@ -78,9 +89,13 @@ for (const form of ['batch', 'run'] as const) {
       const n = notes({ ...fast, retries: 3, does: failing({ 1: 2 }) })
       await started(n.app)
       const release = await n.hold()
-      const followers = Array.from({ length: 40 }, (_, index) => n.app.submit(n[index % 3 === 0 ? 'run' : form], { key: index % 2 === 0 ? 'slow' : 'other', value: index + 100 }))
+      const followers = Array.from({ length: 40 }, (_, index) =>
+        n.app.submit(n[index % 3 === 0 ? 'run' : form], { key: index % 2 === 0 ? 'slow' : 'other', value: index + 100 }),
+      )
       const slow = n.app.submit(n[form], { key: 'slow', value: 1 })
-      const later = Array.from({ length: 40 }, (_, index) => n.app.submit(n[form], { key: index % 2 === 0 ? 'slow' : 'other', value: index + 200 }))
+      const later = Array.from({ length: 40 }, (_, index) =>
+        n.app.submit(n[form], { key: index % 2 === 0 ? 'slow' : 'other', value: index + 200 }),
+      )
       await release()
       await Promise.all([...followers, slow, ...later])
       const even = (from: number): number[] => Array.from({ length: 20 }, (_, index) => from + 2 * index)
@@ -100,13 +115,21 @@ describe('a command whose save fails', () => {
     const release = await n.hold()
     const retries = heard('headrace:retry')
     // A number that the table refuses: only the statement finds it.
-    const outcomes = Array.from({ length: 32 }, (_, value) => n.app.submit(n.batch, { key: `k${value}`, value: value === 21 ? 0.5 : value }))
+    const outcomes = Array.from({ length: 32 }, (_, value) =>
+      n.app.submit(n.batch, { key: `k${value}`, value: value === 21 ? 0.5 : value }),
+    )
     await release()
     const statuses = (await Promise.all(outcomes)).map(({ status }) => status)
     expect(statuses.map((status, value) => (status === 'failed' ? value : -1)).filter((value) => value >= 0)).toEqual([21])
     expect(valuesOf(n).sort((a, b) => a - b)).toEqual(Array.from({ length: 32 }, (_, value) => value).filter((value) => value !== 21))
     // log2(32) times in half.
-    expect(retries.map(({ way, commands }) => [way, commands])).toEqual([['split', 32], ['split', 16], ['split', 8], ['split', 4], ['split', 2]])
+    expect(retries.map(({ way, commands }) => [way, commands])).toEqual([
+      ['split', 32],
+      ['split', 16],
+      ['split', 8],
+      ['split', 4],
+      ['split', 2],
+    ])
   })
 })
 
@@ -182,11 +205,18 @@ describe('a dead letter', () => {
   it('that is not there is refused by name', async () => {
     const n = notes()
     await started(n.app)
-    for (const ask of [n.app.deadLetters.get(7), n.app.deadLetters.redrive(7), n.app.deadLetters.drop(7)]) expect(await codeOf(ask)).toBe('dead-letter-unknown')
+    for (const ask of [n.app.deadLetters.get(7), n.app.deadLetters.redrive(7), n.app.deadLetters.drop(7)])
+      expect(await codeOf(ask)).toBe('dead-letter-unknown')
   })
 
   it('of a blocked key bounds how many may wait behind it, and tells the rest at once', async () => {
-    const n = notes({ ...fast, retries: 0, onDeadLetter: 'block', keyParkedMax: 5, does: ({ value }) => (value === 1 ? 'throw' : 'accept') })
+    const n = notes({
+      ...fast,
+      retries: 0,
+      onDeadLetter: 'block',
+      keyParkedMax: 5,
+      does: ({ value }) => (value === 1 ? 'throw' : 'accept'),
+    })
     await started(n.app)
     await n.app.submit(n.run, { key: 'a', value: 1 })
     for (let value = 2; value <= 6; value++) {
@@ -231,7 +261,14 @@ describe('a retry never overtakes', () => {
     const times: Record<number, number> = {}
     const total = 300
     for (let value = 0; value < total; value++) if (random.chance(0.08)) times[value] = random.between(1, 3)
-    const n = notes({ retryBaseMs: 1, retryMaxMs: 2, retries: 3, batchCommandsMax: random.pick([1, 3, 7, 512]), windowCommandsMax: 512, does: failing(times) })
+    const n = notes({
+      retryBaseMs: 1,
+      retryMaxMs: 2,
+      retries: 3,
+      batchCommandsMax: random.pick([1, 3, 7, 512]),
+      windowCommandsMax: 512,
+      does: failing(times),
+    })
     await started(n.app)
     const sent = new Map<string, number[]>()
     const outcomes: Promise<{ readonly status: string }>[] = []

@@ -14,7 +14,10 @@ for (const form of ['batch', 'run'] as const) {
       const second = await n.app.submit(n[form], { key: 'a', value: 3 }, { id: 'two' })
       expect(first).toEqual({ id: 'one', command: `note.${form}`, status: 'committed', position: expect.any(Number), result: { total: 2 } })
       expect(second).toMatchObject({ status: 'committed', result: { total: 5 } })
-      expect(n.effects().map(({ id, value }) => [id, value])).toEqual([['one', 2], ['two', 3]])
+      expect(n.effects().map(({ id, value }) => [id, value])).toEqual([
+        ['one', 2],
+        ['two', 3],
+      ])
       expect(n.totals()).toEqual({ a: 5 })
     })
 
@@ -22,7 +25,14 @@ for (const form of ['batch', 'run'] as const) {
       const n = notes({ does: ({ value }) => (value < 0 ? 'reject' : 'accept') })
       await started(n.app)
       const rejected = await n.app.submit(n[form], { key: 'a', value: -1 }, { id: 'no' })
-      expect(rejected).toEqual({ id: 'no', command: `note.${form}`, status: 'rejected', position: expect.any(Number), code: 'not-wanted', detail: 'value -1' })
+      expect(rejected).toEqual({
+        id: 'no',
+        command: `note.${form}`,
+        status: 'rejected',
+        position: expect.any(Number),
+        code: 'not-wanted',
+        detail: 'value -1',
+      })
       await n.app.submit(n[form], { key: 'a', value: 4 })
       expect(n.effects().map(({ value }) => value)).toEqual([4])
       expect(n.totals()).toEqual({ a: 4 })
@@ -36,7 +46,9 @@ for (const form of ['batch', 'run'] as const) {
       const batches = heard('headrace:batch')
       const outcomes = [5, -1, 7, -2, 11].map((value) => n.app.submit(n[form], { key: 'a', value }))
       await release()
-      expect((await Promise.all(outcomes)).map((outcome) => (outcome.status === 'committed' ? outcome.result.total : outcome.status))).toEqual([5, 'rejected', 12, 'rejected', 23])
+      expect(
+        (await Promise.all(outcomes)).map((outcome) => (outcome.status === 'committed' ? outcome.result.total : outcome.status)),
+      ).toEqual([5, 'rejected', 12, 'rejected', 23])
       expect(batches.map(({ commands }) => commands)).toEqual([1, 5])
       expect(n.totals()).toEqual({ a: 23 })
     })
@@ -51,7 +63,13 @@ describe('a run command', () => {
     const batches = heard('headrace:batch')
     const outcomes = [1, -5, 2, -6, 3].map((value) => n.app.submit(n.run, { key: `k${value % 2}`, value }))
     await release()
-    expect((await Promise.all(outcomes)).map(({ status }) => status)).toEqual(['committed', 'rejected', 'committed', 'rejected', 'committed'])
+    expect((await Promise.all(outcomes)).map(({ status }) => status)).toEqual([
+      'committed',
+      'rejected',
+      'committed',
+      'rejected',
+      'committed',
+    ])
     expect(batches.map(({ commands }) => commands)).toEqual([1, 5])
     expect(n.effects().map(({ value }) => value)).toEqual([1, 2, 3])
     expect(Object.values(n.totals()).reduce((sum, total) => sum + total, 0)).toBe(6)
@@ -65,7 +83,11 @@ describe('a run command', () => {
     const retries = heard('headrace:retry')
     const outcomes = [1, -5, 2].map((value) => n.app.submit(n.run, { key: `k${value}`, value }))
     await release()
-    expect(await Promise.all(outcomes)).toMatchObject([{ status: 'committed' }, { status: 'failed', code: 'handler-failed', detail: 'note -5 is poisoned' }, { status: 'committed' }])
+    expect(await Promise.all(outcomes)).toMatchObject([
+      { status: 'committed' },
+      { status: 'failed', code: 'handler-failed', detail: 'note -5 is poisoned' },
+      { status: 'committed' },
+    ])
     expect(batches.map(({ commands }) => commands)).toEqual([1, 3])
     expect(retries).toEqual([])
     expect(n.effects().map(({ value }) => value)).toEqual([1, 2])
@@ -85,7 +107,15 @@ describe('a run command', () => {
     const app = await started(defineApp({ name: 'looking', commands: [given], dataDir: temporaryFolder() }))
     const before = Date.now()
     const outcome = await app.submit(given, { at: 7 }, { id: 'look', tenant: 'acme' })
-    expect(got).toEqual({ id: 'look', tenant: 'acme', key: '7', position: outcome.position, acceptedAt: expect.any(Number), input: { at: 7 }, aborted: false })
+    expect(got).toEqual({
+      id: 'look',
+      tenant: 'acme',
+      key: '7',
+      position: outcome.position,
+      acceptedAt: expect.any(Number),
+      input: { at: 7 },
+      aborted: false,
+    })
     expect((got as { acceptedAt: number }).acceptedAt).toBeGreaterThanOrEqual(before)
   })
 })
@@ -96,7 +126,9 @@ describe('commands of both forms', () => {
     await started(n.app)
     const release = await n.hold()
     const batches = heard('headrace:batch')
-    const outcomes = Array.from({ length: 12 }, (_, index) => n.app.submit(index % 3 === 0 ? n.run : n.batch, { key: 'a', value: index + 1 }))
+    const outcomes = Array.from({ length: 12 }, (_, index) =>
+      n.app.submit(index % 3 === 0 ? n.run : n.batch, { key: 'a', value: index + 1 }),
+    )
     await release()
     const totals = (await Promise.all(outcomes)).map((outcome) => (outcome.status === 'committed' ? outcome.result.total : null))
     expect(totals).toEqual([1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66, 78])
@@ -108,8 +140,18 @@ describe('commands of both forms', () => {
     const left = sqlite('left', { schema: 'create table if not exists t (id text primary key not null)' })
     const right = sqlite('right', { schema: 'create table if not exists t (id text primary key not null)' })
     const input = z.object({ id: z.string() })
-    const putLeft = command('put.left', { input, key: ({ id }) => id, databases: { mine: left }, run: async ({ input, databases }) => accept(await databases.mine.insertMany('t', [input])) })
-    const putRight = command('put.right', { input, key: ({ id }) => id, databases: { mine: right }, run: async ({ input, databases }) => accept(await databases.mine.insertMany('t', [input])) })
+    const putLeft = command('put.left', {
+      input,
+      key: ({ id }) => id,
+      databases: { mine: left },
+      run: async ({ input, databases }) => accept(await databases.mine.insertMany('t', [input])),
+    })
+    const putRight = command('put.right', {
+      input,
+      key: ({ id }) => id,
+      databases: { mine: right },
+      run: async ({ input, databases }) => accept(await databases.mine.insertMany('t', [input])),
+    })
     const dataDir = temporaryFolder()
     const app = await started(defineApp({ name: 'two-sides', commands: [putLeft, putRight], dataDir }))
     await Promise.all([app.submit(putLeft, { id: 'l' }), app.submit(putRight, { id: 'r' })])

@@ -17,7 +17,8 @@ async function appOf(commands: readonly AnyCommand[], options: AppOptions = {}):
   return started(defineApp({ name: 'handlers', commands, dataDir: temporaryFolder(), ...fast, ...options }))
 }
 
-const stored = (app: App): number[] => rowsOf<{ n: number }>(`${app.options.dataDir}/store.sqlite`, 'select n from t order by n').map(({ n }) => n)
+const stored = (app: App): number[] =>
+  rowsOf<{ n: number }>(`${app.options.dataDir}/store.sqlite`, 'select n from t order by n').map(({ n }) => n)
 
 describe('a handler that never settles', () => {
   it('in run is given up after its time, alone: its neighbours take effect', async () => {
@@ -58,14 +59,22 @@ describe('a handler that never settles', () => {
         },
         decide: () => accept(),
         save: async (_state: null, accepted: readonly { readonly input: { readonly n: number } }[], db: { readonly store: Database }) => {
-          await db.store.insertMany('t', accepted.map(({ input }) => input))
+          await db.store.insertMany(
+            't',
+            accepted.map(({ input }) => input),
+          )
           if (stage === 'save' && accepted.some(({ input }) => input.n === 2)) await new Promise(() => undefined)
         },
       }
       const hang = command('hang.batch', { input, key, databases, retries: 0, timeoutMs: 20, ...handlers })
       const app = await appOf([hang])
       const outcomes = await Promise.all([1, 2, 3, 4].map((n) => app.submit(hang, { n })))
-      expect(outcomes).toMatchObject([{ status: 'committed' }, { status: 'failed', code: 'handler-timeout' }, { status: 'committed' }, { status: 'committed' }])
+      expect(outcomes).toMatchObject([
+        { status: 'committed' },
+        { status: 'failed', code: 'handler-timeout' },
+        { status: 'committed' },
+        { status: 'committed' },
+      ])
       expect(stored(app)).toEqual([1, 3, 4])
     })
   }
@@ -165,7 +174,11 @@ describe('a decide() that', () => {
       retries: 0,
       load: () => ({ left: 3, log: [] as number[] }),
       decide,
-      save: async (_state, accepted, db) => void (await db.store.insertMany('t', accepted.map(({ input }) => input))),
+      save: async (_state, accepted, db) =>
+        void (await db.store.insertMany(
+          't',
+          accepted.map(({ input }) => input),
+        )),
     })
 
   it('returns a promise fails its command, and the promise does no harm when it is rejected later', async () => {
@@ -173,7 +186,11 @@ describe('a decide() that', () => {
       throw new Error('too late')
     }) as never)
     const app = await appOf([later])
-    expect(await app.submit(later, { n: 1 })).toMatchObject({ status: 'failed', code: 'decide-invalid', detail: expect.stringContaining('a promise') })
+    expect(await app.submit(later, { n: 1 })).toMatchObject({
+      status: 'failed',
+      code: 'decide-invalid',
+      detail: expect.stringContaining('a promise'),
+    })
     expect(stored(app)).toEqual([])
   })
 
@@ -212,7 +229,13 @@ describe('a decide() that', () => {
     }) as never)
     const app = await appOf([impure])
     const outcomes = await Promise.all([1, 13, 2, 3, 4].map((n) => app.submit(impure, { n })))
-    expect(outcomes).toMatchObject([{ status: 'committed', result: 2 }, { status: 'failed', code: 'decide-impure' }, { status: 'committed', result: 1 }, { status: 'committed', result: 0 }, { status: 'rejected', code: 'sold-out' }])
+    expect(outcomes).toMatchObject([
+      { status: 'committed', result: 2 },
+      { status: 'failed', code: 'decide-impure' },
+      { status: 'committed', result: 1 },
+      { status: 'committed', result: 0 },
+      { status: 'rejected', code: 'sold-out' },
+    ])
     expect(stored(app)).toEqual([1, 2, 3])
   })
 })
@@ -220,14 +243,22 @@ describe('a decide() that', () => {
 describe('a result that', () => {
   it.each([
     ['holds a bigint', { n: 1n }],
-    ['holds itself', (() => {
-      const ring: Record<string, unknown> = {}
-      ring['ring'] = ring
-      return ring
-    })()],
-    ['throws while it is written', { toJSON: () => {
-      throw new Error('no')
-    } }],
+    [
+      'holds itself',
+      (() => {
+        const ring: Record<string, unknown> = {}
+        ring['ring'] = ring
+        return ring
+      })(),
+    ],
+    [
+      'throws while it is written',
+      {
+        toJSON: () => {
+          throw new Error('no')
+        },
+      },
+    ],
     ['is larger than resultBytesMax', 'x'.repeat(200)],
     ['has fewer characters than resultBytesMax, but more bytes', '日'.repeat(60)],
   ])('%s fails its command for good and undoes what it wrote', async (_what, result) => {

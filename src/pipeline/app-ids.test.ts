@@ -34,7 +34,11 @@ describe('a repeated id', () => {
         const first = await (await n.app.gateway.take(`note.${form}`, input, { id })).outcome
         const again = await (await n.app.gateway.take(`note.${form}`, input, { id })).outcome
         expect(again).toEqual(first)
-        expect(await n.app.gateway.outcomeState(`note.${form}`, 'default', id)).toEqual({ state: 'done', status: first.status, body: first.body })
+        expect(await n.app.gateway.outcomeState(`note.${form}`, 'default', id)).toEqual({
+          state: 'done',
+          status: first.status,
+          body: first.body,
+        })
       }
       expect(decided).toBe(2)
       expect(n.effects()).toHaveLength(1)
@@ -68,7 +72,10 @@ describe('a repeated id', () => {
 describe('an id with another input', () => {
   const one = { key: 'a', value: 1 }
   // Another key, too: it goes to another partition, and meets the first nowhere but by its id.
-  const others = [{ key: 'a', value: 2 }, { key: 'b', value: 2 }]
+  const others = [
+    { key: 'a', value: 2 },
+    { key: 'b', value: 2 },
+  ]
 
   it.each(others)('is refused while the first is in flight (%j)', async (other) => {
     const n = notes()
@@ -105,7 +112,11 @@ describe('an id with another input', () => {
     await n.app.deadLetters.redrive(position)
     expect(await refused).toBe('id-reused')
     expect(JSON.parse((await receipt.outcome).body)).toMatchObject({ status: 'committed' })
-    expect(n.effects().map(({ key, value }) => [key, value])).toEqual([['c', 9], ['a', 0], ['a', 1]])
+    expect(n.effects().map(({ key, value }) => [key, value])).toEqual([
+      ['c', 9],
+      ['a', 0],
+      ['a', 1],
+    ])
     expect(await n.app.submit(n.run, one, { id: 'x' })).toMatchObject({ status: 'committed' })
   })
 

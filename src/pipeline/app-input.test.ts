@@ -23,7 +23,10 @@ describe('an input that', () => {
     const error = await errorOf(n.app.submit(n.run, { key: 5, value: 'x' } as never))
     expect(error.code).toBe('input-invalid')
     expect(error.message).toContain("command 'note.run'")
-    expect(error.details?.['issues']).toEqual([{ path: 'key', message: expect.any(String) }, { path: 'value', message: expect.any(String) }])
+    expect(error.details?.['issues']).toEqual([
+      { path: 'key', message: expect.any(String) },
+      { path: 'value', message: expect.any(String) },
+    ])
     await untouched(n.app)
   })
 
@@ -53,9 +56,15 @@ describe('an input that', () => {
     ['undefined', undefined, 'body-missing'],
     ['a function', () => 1, 'body-missing'],
     ['a bigint', 1n, 'input-invalid'],
-    ['a thing that throws while it is written', { toJSON: () => {
-      throw new Error('no')
-    } }, 'input-invalid'],
+    [
+      'a thing that throws while it is written',
+      {
+        toJSON: () => {
+          throw new Error('no')
+        },
+      },
+      'input-invalid',
+    ],
   ])('is %s is refused', async (_what, input, code) => {
     const app = await appOf([echo])
     expect(await codeOf(app.submit(echo, input))).toBe(code)
@@ -90,12 +99,14 @@ describe('an input that', () => {
   })
 
   it('names __proto__ pollutes nothing, neither in memory nor after a stay on disk', async () => {
-    const hostile = (): unknown => JSON.parse('{"__proto__":{"polluted":true},"constructor":{"prototype":{"polluted":true}},"key":"a","value":1}')
+    const hostile = (): unknown =>
+      JSON.parse('{"__proto__":{"polluted":true},"constructor":{"prototype":{"polluted":true}},"key":"a","value":1}')
     const n = notes({ does: ({ value }) => (value === 1 ? 'accept' : 'reject') })
     const merge = command('merge.put', {
       input: z.looseObject({ key: z.string() }),
       key: ({ key }) => key,
-      run: ({ input }) => accept({ own: Object.getPrototypeOf(input) === Object.prototype, polluted: ({} as { polluted?: boolean }).polluted ?? false }),
+      run: ({ input }) =>
+        accept({ own: Object.getPrototypeOf(input) === Object.prototype, polluted: ({} as { polluted?: boolean }).polluted ?? false }),
     })
     const app = await appOf([merge])
     await started(n.app)
@@ -109,9 +120,12 @@ describe('an input that', () => {
 
 describe('a key()', () => {
   it.each([
-    ['throws', () => {
-      throw new Error('no such field')
-    }],
+    [
+      'throws',
+      () => {
+        throw new Error('no such field')
+      },
+    ],
     ['gives undefined', () => undefined],
     ['gives null', () => null],
     ['gives an empty text', () => ''],
@@ -144,7 +158,8 @@ describe('a key()', () => {
 describe('what comes with a command', () => {
   it('an id that is not 1 to 128 visible ASCII characters is refused', async () => {
     const app = await appOf([echo])
-    for (const id of ['', 'x'.repeat(129), 'with space', 'ü', 'line\nbreak', '\u007f']) expect(await codeOf(app.submit(echo, 1, { id }))).toBe('id-invalid')
+    for (const id of ['', 'x'.repeat(129), 'with space', 'ü', 'line\nbreak', '\u007f'])
+      expect(await codeOf(app.submit(echo, 1, { id }))).toBe('id-invalid')
     for (const id of ['!', 'x'.repeat(128), '"{}"', 'a/b/c']) expect(await app.submit(echo, 1, { id })).toMatchObject({ id })
     expect(await codeOf(app.submit(echo, 1, { id: 7 as never }))).toBe('id-invalid')
   })
@@ -181,7 +196,10 @@ describe('what comes with a command', () => {
     expect(await waiting).toBe('wait-aborted')
     expect(await codeOf(n.app.submit(n.run, { key: 'a', value: 1 }, { id: 'x', signal: AbortSignal.abort() }))).toBe('wait-aborted')
     await release()
-    expect(await n.app.gateway.waitForOutcome('note.run', 'default', 'x', AbortSignal.timeout(5_000))).toMatchObject({ state: 'done', status: 'committed' })
+    expect(await n.app.gateway.waitForOutcome('note.run', 'default', 'x', AbortSignal.timeout(5_000))).toMatchObject({
+      state: 'done',
+      status: 'committed',
+    })
     expect(n.effects()).toHaveLength(1)
   })
 })

@@ -28,19 +28,23 @@ describe('an app that is defined wrongly', () => {
   it('is refused for two commands or two queries of one name', () => {
     expect(refusal(() => defineApp({ name: 'a', commands: [put, { ...put }] })).code).toBe('app-invalid')
     const ask = query('thing.get', { input: z.object({}), load: () => 1 })
-    expect(refusal(() => defineApp({ name: 'a', commands: [], queries: [ask, { ...ask }] })).message).toContain("Two queries are named 'thing.get'")
+    expect(refusal(() => defineApp({ name: 'a', commands: [], queries: [ask, { ...ask }] })).message).toContain(
+      "Two queries are named 'thing.get'",
+    )
   })
 
   it('is refused for two databases of one name, and not for one that is used twice', () => {
     const one = sqlite('store')
     const other = sqlite('store')
-    const using = (name: string, store: typeof one) => command(name, { input: z.object({}), key: () => 'k', databases: { store }, run: () => accept() })
+    const using = (name: string, store: typeof one) =>
+      command(name, { input: z.object({}), key: () => 'k', databases: { store }, run: () => accept() })
     expect(refusal(() => defineApp({ name: 'a', commands: [using('a.a', one), using('a.b', other)] })).code).toBe('app-invalid')
     expect(defineApp({ name: 'a', commands: [using('a.a', one), using('a.b', one)] }).kind).toBe('headrace-app')
   })
 
   it('is refused for a name that is none', () => {
-    for (const name of ['', 'Upper', 'with space', '-x', 'x'.repeat(65)]) expect(refusal(() => defineApp({ name, commands: [] })).code).toBe('app-invalid')
+    for (const name of ['', 'Upper', 'with space', '-x', 'x'.repeat(65)])
+      expect(refusal(() => defineApp({ name, commands: [] })).code).toBe('app-invalid')
   })
 
   it('is refused for two databases in one file, and for one in the file of the journal', async () => {
@@ -49,7 +53,12 @@ describe('an app that is defined wrongly', () => {
     const databases = { a: sqlite('a', { file }), b: sqlite('b', { file: join(dataDir, '.', 'shared.sqlite') }) }
     const both = command('both.put', { input: z.object({}), key: () => 'k', databases, run: () => accept() })
     expect(await codeOf(defineApp({ name: 'a', commands: [both], dataDir }).start())).toBe('app-invalid')
-    const onJournal = command('bad.put', { input: z.object({}), key: () => 'k', databases: { a: sqlite('a', { file: join(dataDir, 'journal.sqlite') }) }, run: () => accept() })
+    const onJournal = command('bad.put', {
+      input: z.object({}),
+      key: () => 'k',
+      databases: { a: sqlite('a', { file: join(dataDir, 'journal.sqlite') }) },
+      run: () => accept(),
+    })
     expect(await codeOf(defineApp({ name: 'a', commands: [onJournal], dataDir }).start())).toBe('app-invalid')
   })
 })
@@ -96,11 +105,16 @@ describe('a data directory', () => {
 })
 
 describe('a database', () => {
-  const using = (store: ReturnType<typeof sqlite>) => command('store.put', { input: z.object({}), key: () => 'k', databases: { store }, run: () => accept() })
+  const using = (store: ReturnType<typeof sqlite>) =>
+    command('store.put', { input: z.object({}), key: () => 'k', databases: { store }, run: () => accept() })
 
   it.each([
     ['a table without a primary key', 'create table if not exists t (a text)', 'table-without-key'],
-    ['a foreign key that is checked only at the end', 'create table if not exists p (id integer primary key); create table if not exists c (id integer primary key, p integer references p (id) deferrable initially deferred)', 'constraint-deferred'],
+    [
+      'a foreign key that is checked only at the end',
+      'create table if not exists p (id integer primary key); create table if not exists c (id integer primary key, p integer references p (id) deferrable initially deferred)',
+      'constraint-deferred',
+    ],
     ['a schema that is no SQL', 'create tabel t (a)', 'sql-failed'],
   ])('with %s is refused at start, by name', async (_what, schema, code) => {
     const dataDir = temporaryFolder()
@@ -114,7 +128,13 @@ describe('a database', () => {
   it('may have a file of its own, and a folder that is not there yet', async () => {
     const dataDir = temporaryFolder()
     const file = join(dataDir, 'elsewhere', 'own.sqlite')
-    const app = await started(defineApp({ name: 'a', commands: [using(sqlite('store', { file, schema: 'create table if not exists t (id integer primary key)' }))], dataDir }))
+    const app = await started(
+      defineApp({
+        name: 'a',
+        commands: [using(sqlite('store', { file, schema: 'create table if not exists t (id integer primary key)' }))],
+        dataDir,
+      }),
+    )
     expect(await app.submit(using(sqlite('store')), {})).toMatchObject({ status: 'committed' })
   })
 

@@ -80,14 +80,24 @@ describe('a full app', () => {
     n.gates.open('slow')
     await held
     const release = await n.hold()
-    const codes = await Promise.all(Array.from({ length: 3 }, (_, value) => codeOf(Promise.race([n.app.submit(n.run, { key: 'a', value }), new Promise(setImmediate)]))))
+    const codes = await Promise.all(
+      Array.from({ length: 3 }, (_, value) => codeOf(Promise.race([n.app.submit(n.run, { key: 'a', value }), new Promise(setImmediate)]))),
+    )
     expect(codes.at(-1)).toBe('queue-slow')
     expect((await n.app.status()).expectedWaitMs).toBeGreaterThan(1)
     await release()
   })
 
   it('is not full for others because of what waits behind a blocked key', async () => {
-    const n = notes({ ...fast, retries: 0, onDeadLetter: 'block', queueWaitMsMax: 5, batchCommandsMax: 1, windowCommandsMax: 16, does: ({ value }) => (value === 0 ? 'throw' : 'accept') })
+    const n = notes({
+      ...fast,
+      retries: 0,
+      onDeadLetter: 'block',
+      queueWaitMsMax: 5,
+      batchCommandsMax: 1,
+      windowCommandsMax: 16,
+      does: ({ value }) => (value === 0 ? 'throw' : 'accept'),
+    })
     await started(n.app)
     await n.app.submit(n.run, { key: 'a', value: 0 })
     for (let value = 1; value <= 60; value++) {
@@ -104,7 +114,12 @@ describe('stored outcomes', () => {
     const n = notes({ outcomesMax: 1_000 })
     await started(n.app)
     const total = 12_000
-    for (let value = 0; value < total; value += 2_000) await Promise.all(Array.from({ length: 2_000 }, (_, index) => n.app.submit(n.batch, { key: `k${index % 50}`, value: value + index }, { id: `id${value + index}` })))
+    for (let value = 0; value < total; value += 2_000)
+      await Promise.all(
+        Array.from({ length: 2_000 }, (_, index) =>
+          n.app.submit(n.batch, { key: `k${index % 50}`, value: value + index }, { id: `id${value + index}` }),
+        ),
+      )
     while ((await n.app.status()).counts.outcomes > 1_000) await new Promise((resolve) => setTimeout(resolve, 20))
     expect((await n.app.status()).counts.outcomes).toBe(1_000)
     expect(await n.app.gateway.outcomeState('note.batch', 'default', `id${total - 1}`)).toMatchObject({ state: 'done' })
@@ -118,7 +133,8 @@ describe('stored outcomes', () => {
     await started(n.app)
     await n.app.submit(n.run, { key: 'a', value: 1 }, { id: 'old' })
     const at = Date.now()
-    while ((await n.app.gateway.outcomeState('note.run', 'default', 'old')).state === 'done') await new Promise((resolve) => setTimeout(resolve, 20))
+    while ((await n.app.gateway.outcomeState('note.run', 'default', 'old')).state === 'done')
+      await new Promise((resolve) => setTimeout(resolve, 20))
     expect(Date.now() - at).toBeGreaterThanOrEqual(900)
     expect(await n.app.submit(n.run, { key: 'a', value: 2 }, { id: 'old' })).toMatchObject({ status: 'committed' })
   })

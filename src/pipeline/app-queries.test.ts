@@ -30,7 +30,11 @@ describe('a query', () => {
         return accept()
       },
     })
-    const get = query('thing.get', { input: z.object({ id: z.string() }), databases, load: async ({ id }, { store }) => (await store.selectIn<{ n: number }>('t', 'id', [id]))[0]?.n ?? null })
+    const get = query('thing.get', {
+      input: z.object({ id: z.string() }),
+      databases,
+      load: async ({ id }, { store }) => (await store.selectIn<{ n: number }>('t', 'id', [id]))[0]?.n ?? null,
+    })
     const app = await started(defineApp({ name: 'asking', commands: [put, slow], queries: [get], dataDir: temporaryFolder() }))
     await app.submit(put, { id: 'a', n: 1 })
     expect(await app.query(get, { id: 'a' })).toBe(1)
@@ -49,7 +53,11 @@ describe('a query', () => {
     ['delete from t'],
     ['/* harmless */ with x as (select 1) delete from t'],
   ])('cannot write: %s', async (text) => {
-    const write = query('thing.write', { input: z.object({}), databases, load: (_input, { store }) => store.sql(Object.assign([text], { raw: [text] })) })
+    const write = query('thing.write', {
+      input: z.object({}),
+      databases,
+      load: (_input, { store }) => store.sql(Object.assign([text], { raw: [text] })),
+    })
     const app = await appOf([write])
     await app.submit(put, { id: 'a', n: 1 })
     expect(await codeOf(app.query(write, {}))).toBe('statement-refused')

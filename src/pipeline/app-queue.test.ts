@@ -5,8 +5,13 @@ import { createRandom } from '../std/random.ts'
 const fast = { retryBaseMs: 1, retryMaxMs: 1 }
 const tiny = { windowCommandsMax: 16, batchCommandsMax: 4 }
 
-const statusOf = async (outcome: Promise<{ readonly body: string }>): Promise<string> => (JSON.parse((await outcome).body) as { status: string }).status
-const valuesOf = (n: Notes, key: string): number[] => n.effects().filter((effect) => effect.key === key).map(({ value }) => value)
+const statusOf = async (outcome: Promise<{ readonly body: string }>): Promise<string> =>
+  (JSON.parse((await outcome).body) as { status: string }).status
+const valuesOf = (n: Notes, key: string): number[] =>
+  n
+    .effects()
+    .filter((effect) => effect.key === key)
+    .map(({ value }) => value)
 
 describe('an enqueued command', () => {
   it('is on disk when enqueue returns, before it is applied, and its outcome can be asked for late', async () => {
@@ -96,13 +101,18 @@ describe('a backlog that does not fit in memory', () => {
     expect((await n.app.status()).counts.queued).toBeGreaterThan(300)
     await release()
     expect(new Set(await Promise.all(waiting))).toEqual(new Set(['committed']))
-    for (const rest of [0, 1, 2]) expect(valuesOf(n, `k${rest}`)).toEqual(Array.from({ length: 400 }, (_, value) => value).filter((value) => value % 3 === rest))
+    for (const rest of [0, 1, 2])
+      expect(valuesOf(n, `k${rest}`)).toEqual(Array.from({ length: 400 }, (_, value) => value).filter((value) => value % 3 === rest))
     expect((await n.app.status()).counts).toMatchObject({ queued: 0, queuedBytes: 0 })
     expect((await n.app.status()).inFlight).toBe(0)
   })
 
   it('keeps the order of a key through spills and retries at once', async () => {
-    const failures = new Map([[10, 2], [50, 1], [120, 3]])
+    const failures = new Map([
+      [10, 2],
+      [50, 1],
+      [120, 3],
+    ])
     const n = notes({
       ...tiny,
       ...fast,
@@ -150,7 +160,8 @@ describe('several lanes', () => {
     }
     await Promise.all(outcomes)
     expect(n.effects()).toHaveLength(600)
-    for (let rest = 0; rest < 11; rest++) expect(valuesOf(n, `k${rest}`)).toEqual(Array.from({ length: 600 }, (_, value) => value).filter((value) => value % 11 === rest))
+    for (let rest = 0; rest < 11; rest++)
+      expect(valuesOf(n, `k${rest}`)).toEqual(Array.from({ length: 600 }, (_, value) => value).filter((value) => value % 11 === rest))
   })
 
   it('do not wait for each other', async () => {
@@ -172,7 +183,9 @@ describe('a stop', () => {
     await started(n.app)
     const release = await n.hold()
     const unqueued = Array.from({ length: 5 }, (_, value) => n.app.submit(n.run, { key: 'a', value }).then(({ status }) => status))
-    const promised = await Promise.all(Array.from({ length: 60 }, (_, index) => n.app.enqueue(n.run, { key: 'a', value: index + 5 }, { id: `q${index}` })))
+    const promised = await Promise.all(
+      Array.from({ length: 60 }, (_, index) => n.app.enqueue(n.run, { key: 'a', value: index + 5 }, { id: `q${index}` })),
+    )
     const late = promised.map(({ outcome }) => codeOf(outcome))
     const stopping = n.app.stop()
     expect(await codeOf(n.app.submit(n.run, { key: 'a', value: 999 }))).toBe('stopping')
@@ -186,7 +199,9 @@ describe('a stop', () => {
 
     const again = notes({ dataDir, ...tiny })
     await started(again.app)
-    expect(await again.app.gateway.waitForOutcome('note.run', 'default', 'q59', AbortSignal.timeout(10_000))).toMatchObject({ state: 'done' })
+    expect(await again.app.gateway.waitForOutcome('note.run', 'default', 'q59', AbortSignal.timeout(10_000))).toMatchObject({
+      state: 'done',
+    })
     expect(valuesOf(again, 'a')).toEqual(Array.from({ length: 65 }, (_, value) => value))
     expect((await again.app.status()).counts).toMatchObject({ queued: 0 })
   })
@@ -248,7 +263,12 @@ describe('a restart', () => {
 
   it('goes on with a retry that was waiting', async () => {
     const dataDir = temporaryFolder()
-    const n = notes({ dataDir, retryBaseMs: 3_600_000 / 100, retryMaxMs: 3_600_000, does: ({ value }) => (value === 0 ? 'throw' : 'accept') })
+    const n = notes({
+      dataDir,
+      retryBaseMs: 3_600_000 / 100,
+      retryMaxMs: 3_600_000,
+      does: ({ value }) => (value === 0 ? 'throw' : 'accept'),
+    })
     await started(n.app)
     const waiting = codeOf(n.app.submit(n.run, { key: 'a', value: 0 }))
     const follower = codeOf(n.app.submit(n.run, { key: 'a', value: 1 }))
@@ -271,7 +291,16 @@ describe('a restart', () => {
   it('between the waking of a key and the end of its commands keeps their order', async () => {
     const dataDir = temporaryFolder()
     const gate = { closed: true }
-    const n = notes({ dataDir, ...fast, stopTimeoutMs: 30, retries: 0, onDeadLetter: 'block', batchCommandsMax: 2, windowCommandsMax: 16, does: ({ value }) => (value === 0 && gate.closed ? 'throw' : 'accept') })
+    const n = notes({
+      dataDir,
+      ...fast,
+      stopTimeoutMs: 30,
+      retries: 0,
+      onDeadLetter: 'block',
+      batchCommandsMax: 2,
+      windowCommandsMax: 16,
+      does: ({ value }) => (value === 0 && gate.closed ? 'throw' : 'accept'),
+    })
     await started(n.app)
     const { position } = await n.app.submit(n.run, { key: 'a', value: 0 })
     for (let value = 1; value <= 6; value++) await n.app.enqueue(n.run, { key: 'a', value })

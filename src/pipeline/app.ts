@@ -62,7 +62,10 @@ export class HeadraceApp implements App {
     this.name = name
     this.#options = resolveOptions(options, process.env)
     this.#openLedger = openLedger
-    this.#databases = databasesOf([...commands.map(({ options: { databases } }) => databases), ...queries.map(({ definition: { databases } }) => databases)])
+    this.#databases = databasesOf([
+      ...commands.map(({ options: { databases } }) => databases),
+      ...queries.map(({ definition: { databases } }) => databases),
+    ])
     const byName = { commands: uniqueByName('command', commands), queries: uniqueByName('query', queries) }
     this.gateway = {
       ...byName,
@@ -122,33 +125,67 @@ export class HeadraceApp implements App {
     const inFlight = running?.admission.inFlight ?? 0
     const expectedWaitMs = running === null ? 0 : running.admission.expectedWaitMs(unqueuedOf(running.lanes))
     const counts = running === null || this.#state === 'failed' || this.#state === 'stopped' ? empty : await running.ledger.counts()
-    return { state: this.#state, reason: this.#reason?.message ?? (this.#state === 'ready' ? null : `The app is ${this.#state}.`), inFlight, expectedWaitMs, counts }
+    return {
+      state: this.#state,
+      reason: this.#reason?.message ?? (this.#state === 'ready' ? null : `The app is ${this.#state}.`),
+      inFlight,
+      expectedWaitMs,
+      counts,
+    }
   }
 
-  async submit<Name extends string, Input, Output, Result, Code extends string>(command: Command<Name, Input, Output, Result, Code>, input: Input, options: SubmitOptions = {}): Promise<Outcome<Result, Code>> {
+  async submit<Name extends string, Input, Output, Result, Code extends string>(
+    command: Command<Name, Input, Output, Result, Code>,
+    input: Input,
+    options: SubmitOptions = {},
+  ): Promise<Outcome<Result, Code>> {
     const ticket = await this.#door().take(command.name, input, options)
     const { body } = await abortable(ticket.outcome, options.signal)
     return JSON.parse(body) as Outcome<Result, Code>
   }
 
-  async enqueue<Name extends string, Input, Output, Result, Code extends string>(command: Command<Name, Input, Output, Result, Code>, input: Input, options: SubmitOptions = {}): Promise<Receipt> {
+  async enqueue<Name extends string, Input, Output, Result, Code extends string>(
+    command: Command<Name, Input, Output, Result, Code>,
+    input: Input,
+    options: SubmitOptions = {},
+  ): Promise<Receipt> {
     const ticket = await this.#door().take(command.name, input, options)
     await abortable(ticket.durable(), options.signal)
     return ticket
   }
 
-  async query<Name extends string, Input, Output, Result>(query: Query<Name, Input, Output, Result>, input: Input, options: { readonly signal?: AbortSignal } = {}): Promise<Result> {
+  async query<Name extends string, Input, Output, Result>(
+    query: Query<Name, Input, Output, Result>,
+    input: Input,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<Result> {
     return (await this.#live().queries.ask(query.name, input, options.signal)) as Result
   }
 
   async #open(): Promise<Running> {
     const { partitions, dataDir, outcomeRetentionMs, outcomesMax, lanes: laneCount } = this.#options
-    const ledger = await this.#openLedger({ app: this.name, dataDir, partitions, databases: this.#databases, outcomeRetentionMs, outcomesMax })
+    const ledger = await this.#openLedger({
+      app: this.name,
+      dataDir,
+      partitions,
+      databases: this.#databases,
+      outcomeRetentionMs,
+      outcomesMax,
+    })
     const cache = createCache({ name: this.name, bytesMax: this.#options.cacheBytesMax })
     const admission = new Admission(this.#options)
     const lanes: Lane[] = []
     const laneOf = (partition: number): Lane => lanes[partition % laneCount] as Lane
-    const door = new Door({ app: this.name, options: this.#options, commands: this.gateway.commands, ledger, admission, laneOf, unqueued: () => unqueuedOf(lanes), closed: () => this.#closed() })
+    const door = new Door({
+      app: this.name,
+      options: this.#options,
+      commands: this.gateway.commands,
+      ledger,
+      admission,
+      laneOf,
+      unqueued: () => unqueuedOf(lanes),
+      closed: () => this.#closed(),
+    })
     const { queued, queuedBytes, parked } = await ledger.counts()
     admission.queued = queued
     admission.queuedBytes = queuedBytes
@@ -180,7 +217,15 @@ export class HeadraceApp implements App {
     }
     const pruning = setInterval(() => void this.#prune(ledger), pruneEveryMs)
     pruning.unref()
-    return { ledger, door, lanes, admission, queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options, cache), cache, pruning }
+    return {
+      ledger,
+      door,
+      lanes,
+      admission,
+      queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options, cache),
+      cache,
+      pruning,
+    }
   }
 
   /** Goes on until nothing is left to drop, so that a flood of outcomes stays within its bound; other work comes in between. */
@@ -212,10 +257,17 @@ export class HeadraceApp implements App {
     })
     if (!failed) await Promise.race([Promise.all(running.lanes.map((lane) => lane.stop())), late])
     clearTimeout(timer)
-    running.door.refuseAll('stopping', 'The node is stopping before this command was decided. If it was answered with 202, it is safe and goes on at the next start; else send it again.')
+    running.door.refuseAll(
+      'stopping',
+      'The node is stopping before this command was decided. If it was answered with 202, it is safe and goes on at the next start; else send it again.',
+    )
     await running.cache.close()
     await running.ledger.close().catch((error: unknown) => {
-      tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The storage did not close cleanly: ${String(error)}. The next start recovers.` }))
+      tell('headrace:notice', () => ({
+        app: this.name,
+        level: 'error',
+        message: `The storage did not close cleanly: ${String(error)}. The next start recovers.`,
+      }))
     })
     if (!failed) this.#state = 'stopped'
   }
@@ -224,13 +276,24 @@ export class HeadraceApp implements App {
     if (this.#state === 'failed' || this.#state === 'stopping' || this.#state === 'stopped') return
     this.#state = 'failed'
     this.#reason = error
-    tell('headrace:notice', () => ({ app: this.name, level: 'error', message: `The app has failed and takes no more commands: ${error.message}`, details: { code: error.code } }))
-    this.#running?.door.refuseAll('storage-failed', `The storage failed before this command was known to be decided: ${error.message} Send it again with the same id after the restart.`)
+    tell('headrace:notice', () => ({
+      app: this.name,
+      level: 'error',
+      message: `The app has failed and takes no more commands: ${error.message}`,
+      details: { code: error.code },
+    }))
+    this.#running?.door.refuseAll(
+      'storage-failed',
+      `The storage failed before this command was known to be decided: ${error.message} Send it again with the same id after the restart.`,
+    )
   }
 
   #closed(): HeadraceError | null {
     if (this.#state === 'ready') return null
-    if (this.#state === 'stopping' || this.#state === 'stopped') return new HeadraceError('stopping', 'The node is stopping. Send the command again; another node or the restarted one takes it.', { retryAfterMs: 1_000 })
+    if (this.#state === 'stopping' || this.#state === 'stopped')
+      return new HeadraceError('stopping', 'The node is stopping. Send the command again; another node or the restarted one takes it.', {
+        retryAfterMs: 1_000,
+      })
     if (this.#state === 'failed') return new HeadraceError('storage-failed', this.#reason?.message, { retryAfterMs: 5_000 })
     return new HeadraceError('not-ready', `The app is ${this.#state}.`, { retryAfterMs: 1_000 })
   }
@@ -241,7 +304,8 @@ export class HeadraceApp implements App {
 
   #live(): Running {
     if (this.#state === 'stopped') throw new HeadraceError('stopping', `The app '${this.name}' is stopped.`, { retryAfterMs: 1_000 })
-    if (this.#running === null) throw new HeadraceError('app-not-started', `The app '${this.name}' is ${this.#state}. Await app.start() first.`)
+    if (this.#running === null)
+      throw new HeadraceError('app-not-started', `The app '${this.name}' is ${this.#state}. Await app.start() first.`)
     return this.#running
   }
 
@@ -270,7 +334,11 @@ function unknownDeadLetter(position: number): never {
 function uniqueByName<T extends { readonly name: string }>(what: string, items: readonly T[]): ReadonlyMap<string, T> {
   const byName = new Map<string, T>()
   for (const item of items) {
-    if (byName.has(item.name)) throw new HeadraceError('app-invalid', `Two ${what === 'query' ? 'queries' : 'commands'} are named '${item.name}'. Give each a name of its own.`)
+    if (byName.has(item.name))
+      throw new HeadraceError(
+        'app-invalid',
+        `Two ${what === 'query' ? 'queries' : 'commands'} are named '${item.name}'. Give each a name of its own.`,
+      )
     byName.set(item.name, item)
   }
   return byName
@@ -280,9 +348,9 @@ function databasesOf(sets: readonly (Readonly<Record<string, DatabaseHandle>> | 
   const byName = new Map<string, DatabaseHandle>()
   for (const handle of sets.flatMap((set) => Object.values(set ?? {}))) {
     const known = byName.get(handle.name)
-    if (known !== undefined && known !== handle) throw new HeadraceError('app-invalid', `Two databases are named '${handle.name}'. Define it once and use that handle everywhere.`)
+    if (known !== undefined && known !== handle)
+      throw new HeadraceError('app-invalid', `Two databases are named '${handle.name}'. Define it once and use that handle everywhere.`)
     byName.set(handle.name, handle)
   }
   return [...byName.values()]
 }
-

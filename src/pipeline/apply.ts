@@ -82,7 +82,7 @@ interface Work {
   saveMs: number
 }
 
-/** Applies `tickets`; those in `held` are parked, since their keys must wait. */
+/** Applies `tickets`; those in `held` are parked, since their keys must wait, unless they are decided already. */
 export async function applyBatch(context: ApplyContext, tickets: readonly Ticket[], held: readonly Ticket[]): Promise<AppliedBatch> {
   const databases = databasesOf(tickets)
   crashPoint('apply.before-load')
@@ -91,11 +91,22 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
     const { fresh, known, repeated, elsewhere } = separate(tickets, transaction)
     const parked: Ticket[] = []
     for (const ticket of held) {
+      const outcome = transaction.known.get(ticket.entry.id)
       const queued = queuedElsewhere(ticket, transaction)
-      if (queued === undefined) parked.push(ticket)
+      if (outcome !== undefined) known.set(ticket, outcome)
+      else if (queued === undefined) parked.push(ticket)
       else elsewhere.set(ticket, queued)
     }
-    const work: Work = { outcomes: new Map(), failures: [], waitingKeys: new Set(), behind: [], invalidated: new Set(), loadMs: 0, decideMs: 0, saveMs: 0 }
+    const work: Work = {
+      outcomes: new Map(),
+      failures: [],
+      waitingKeys: new Set(),
+      behind: [],
+      invalidated: new Set(),
+      loadMs: 0,
+      decideMs: 0,
+      saveMs: 0,
+    }
     await parseAll(context, fresh)
     // Decided by an earlier try of this batch, perhaps, whose effects did not get further.
     for (const ticket of known.keys()) noteInvalidated(ticket, work)
@@ -106,7 +117,7 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
       else if (work.behind.includes(first)) work.behind.push(again)
     }
     const committing = performance.now()
-    const record = recordOf(context, tickets, parked, work)
+    const record = recordOf(context, [...tickets, ...held.filter((ticket) => known.has(ticket))], parked, work)
     crashPoint('apply.before-commit')
     const version = await transaction.commit(record)
     crashPoint('acknowledge.before')
@@ -116,7 +127,14 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
       if (outcome !== undefined) outcomes.set(again, outcome)
     }
     const { loadMs, decideMs, saveMs } = work
-    return { outcomes, repeated: new Set([...known.keys(), ...repeated.keys()]), elsewhere, invalidated: work.invalidated, version, times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing } }
+    return {
+      outcomes,
+      repeated: new Set([...known.keys(), ...repeated.keys()]),
+      elsewhere,
+      invalidated: work.invalidated,
+      version,
+      times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing },
+    }
   } catch (error) {
     // After a commit that failed there is nothing left to abort, and it says so by itself.
     await transaction.abort().catch(() => undefined)
@@ -145,7 +163,10 @@ function queuedElsewhere(ticket: Ticket, transaction: Transaction): QueuedId | u
 }
 
 /** Commands that have an outcome, or wait in the queue, and second copies of an id within the batch, are not applied again. */
-function separate(tickets: readonly Ticket[], transaction: Transaction): { fresh: Ticket[]; known: Map<Ticket, StoredOutcome>; repeated: Map<Ticket, Ticket>; elsewhere: Map<Ticket, QueuedId> } {
+function separate(
+  tickets: readonly Ticket[],
+  transaction: Transaction,
+): { fresh: Ticket[]; known: Map<Ticket, StoredOutcome>; repeated: Map<Ticket, Ticket>; elsewhere: Map<Ticket, QueuedId> } {
   const fresh: Ticket[] = []
   const elsewhere = new Map<Ticket, QueuedId>()
   const known = new Map<Ticket, StoredOutcome>()
@@ -173,7 +194,11 @@ async function parseAll(context: ApplyContext, tickets: readonly Ticket[]): Prom
   for (const ticket of tickets) {
     if (ticket.parsed !== null) continue
     try {
-      if (ticket.command === null) throw new HeadraceError('command-unknown', `The app has no command '${ticket.entry.command}' any more. Define it again, then redrive.`)
+      if (ticket.command === null)
+        throw new HeadraceError(
+          'command-unknown',
+          `The app has no command '${ticket.entry.command}' any more. Define it again, then redrive.`,
+        )
       const { input, timeoutMs = context.limits.handlerTimeoutMs } = ticket.command.options
       ticket.parsed = { value: await validated(`command '${ticket.entry.command}'`, input, JSON.parse(ticket.entry.input), timeoutMs) }
     } catch (error) {
@@ -201,7 +226,14 @@ function standsBehind(ticket: Ticket, work: Work): boolean {
   return true
 }
 
-async function decideSegment(context: ApplyContext, segment: readonly Ticket[], handlers: BatchHandlers<unknown, Handles, unknown, Decision>, databases: Record<string, Database>, timeoutMs: number, work: Work): Promise<void> {
+async function decideSegment(
+  context: ApplyContext,
+  segment: readonly Ticket[],
+  handlers: BatchHandlers<unknown, Handles, unknown, Decision>,
+  databases: Record<string, Database>,
+  timeoutMs: number,
+  work: Work,
+): Promise<void> {
   const name = segment[0]?.entry.command ?? ''
   const batch = segment.map(submittedOf)
   const start = performance.now()
@@ -215,7 +247,14 @@ async function decideSegment(context: ApplyContext, segment: readonly Ticket[], 
   work.saveMs += performance.now() - decided
 }
 
-function decideAll(context: ApplyContext, segment: readonly Ticket[], batch: readonly Submitted<unknown>[], state: unknown, handlers: BatchHandlers<unknown, Handles, unknown, Decision>, work: Work): Applied<unknown, never>[] {
+function decideAll(
+  context: ApplyContext,
+  segment: readonly Ticket[],
+  batch: readonly Submitted<unknown>[],
+  state: unknown,
+  handlers: BatchHandlers<unknown, Handles, unknown, Decision>,
+  work: Work,
+): Applied<unknown, never>[] {
   const before = snapshot(state)
   const accepted: Applied<unknown, never>[] = []
   const verdicts: boolean[] = []
@@ -241,7 +280,13 @@ function decideAll(context: ApplyContext, segment: readonly Ticket[], batch: rea
       throw new CulpritError(
         impure.map((index) => {
           const ticket = segment[index] as Ticket
-          return { ticket, error: new HeadraceError('decide-impure', `decide() of command '${ticket.entry.command}' changed the state and then rejected ${ticket.id}. Return reject() before the first change to the state.`) }
+          return {
+            ticket,
+            error: new HeadraceError(
+              'decide-impure',
+              `decide() of command '${ticket.entry.command}' changed the state and then rejected ${ticket.id}. Return reject() before the first change to the state.`,
+            ),
+          }
         }),
       )
     }
@@ -249,13 +294,23 @@ function decideAll(context: ApplyContext, segment: readonly Ticket[], batch: rea
   return accepted
 }
 
-async function runSegment(context: ApplyContext, transaction: Transaction, segment: readonly Ticket[], handlers: RunHandler<unknown, Handles, Decision>, databases: Record<string, Database>, timeoutMs: number, work: Work): Promise<void> {
+async function runSegment(
+  context: ApplyContext,
+  transaction: Transaction,
+  segment: readonly Ticket[],
+  handlers: RunHandler<unknown, Handles, Decision>,
+  databases: Record<string, Database>,
+  timeoutMs: number,
+  work: Work,
+): Promise<void> {
   const start = performance.now()
   for (const ticket of segment) {
     if (standsBehind(ticket, work)) continue
     await transaction.savepoint()
     try {
-      const answer = await withinTime(`run of command '${ticket.entry.command}'`, timeoutMs, (signal) => handlers.run({ ...submittedOf(ticket), databases, signal }))
+      const answer = await withinTime(`run of command '${ticket.entry.command}'`, timeoutMs, (signal) =>
+        handlers.run({ ...submittedOf(ticket), databases, signal }),
+      )
       const decision = checkedDecision(ticket, answer)
       work.outcomes.set(ticket, outcomeOf(ticket, decision, context.limits.resultBytesMax))
       if (decision.accepted) noteInvalidated(ticket, work)
@@ -284,16 +339,24 @@ function submittedOf(ticket: Ticket): Submitted<unknown> {
 }
 
 function checkedDecision(ticket: Ticket, answer: Decision): Decision {
-  const valid = typeof answer === 'object' && answer !== null && (answer.accepted === true || (answer.accepted === false && typeof answer.code === 'string' && answer.code !== ''))
+  const valid =
+    typeof answer === 'object' &&
+    answer !== null &&
+    (answer.accepted === true || (answer.accepted === false && typeof answer.code === 'string' && answer.code !== ''))
   if (valid) return answer
   const given: unknown = answer
   // Nobody awaits it, so its refusal must not end the process.
   if (isThenable(given)) given.then(undefined, () => undefined)
-  throw new HeadraceError('decide-invalid', `Command '${ticket.entry.command}' answered ${isThenable(given) ? 'a promise' : inspect(given, { depth: 1, breakLength: Number.POSITIVE_INFINITY }).slice(0, answerShownMax)}: return accept(…) or reject('code').`)
+  throw new HeadraceError(
+    'decide-invalid',
+    `Command '${ticket.entry.command}' answered ${isThenable(given) ? 'a promise' : inspect(given, { depth: 1, breakLength: Number.POSITIVE_INFINITY }).slice(0, answerShownMax)}: return accept(…) or reject('code').`,
+  )
 }
 
 function outcomeOf(ticket: Ticket, decision: Decision, resultBytesMax: number): StoredOutcome {
-  return decision.accepted ? committedOutcome(ticket, decision.result, resultBytesMax) : rejectedOutcome(ticket, decision.code, decision.detail, resultBytesMax)
+  return decision.accepted
+    ? committedOutcome(ticket, decision.result, resultBytesMax)
+    : rejectedOutcome(ticket, decision.code, decision.detail, resultBytesMax)
 }
 
 function recordOf(context: ApplyContext, tickets: readonly Ticket[], held: readonly Ticket[], work: Work): CommitRecord {

@@ -95,7 +95,8 @@ export class BatchRunner {
   #separate(tickets: readonly Ticket[], failed: readonly Failure[]): { ready: Ticket[]; held: Ticket[] } {
     const waiting = new Map<string, number>()
     for (const { ticket, error } of failed) {
-      if (judge(ticket, error, this.#context.limits).verdict !== 'skip') waiting.set(ticket.key, Math.min(ticket.entry.position, waiting.get(ticket.key) ?? Number.POSITIVE_INFINITY))
+      if (judge(ticket, error, this.#context.limits).verdict !== 'skip')
+        waiting.set(ticket.key, Math.min(ticket.entry.position, waiting.get(ticket.key) ?? Number.POSITIVE_INFINITY))
     }
     const ready: Ticket[] = []
     const held: Ticket[] = []
@@ -132,7 +133,13 @@ export class BatchRunner {
     const ms = performance.now() - startedAt
     if (ready.length > 0) admission.served(ready.length, ms)
     await this.#context.beforeOutcomes(batch)
-    tell('headrace:batch', () => ({ app, commands: ready.length, ms, ...batch.times, waitMs: startedAt - Math.min(startedAt, ...ready.map(({ takenAt }) => takenAt)) }))
+    tell('headrace:batch', () => ({
+      app,
+      commands: ready.length,
+      ms,
+      ...batch.times,
+      waitMs: startedAt - Math.min(startedAt, ...ready.map(({ takenAt }) => takenAt)),
+    }))
     for (const [ticket] of batch.outcomes) this.#leave(ticket)
     for (const verdict of judged) this.#afterJudgement(verdict)
     for (const ticket of parked) this.#afterParking(ticket)
@@ -164,7 +171,14 @@ export class BatchRunner {
     if (outcome.digest === ticket.entry.digest) ticket.settle(outcome)
     else ticket.refuse(idReused(ticket))
     forget(ticket)
-    tell('headrace:outcome', () => ({ app, command: ticket.entry.command, status: outcome.status, code: outcome.status === 'committed' ? null : codeIn(outcome.body), ms: performance.now() - ticket.takenAt, repeated }))
+    tell('headrace:outcome', () => ({
+      app,
+      command: ticket.entry.command,
+      status: outcome.status,
+      code: outcome.status === 'committed' ? null : codeIn(outcome.body),
+      ms: performance.now() - ticket.takenAt,
+      repeated,
+    }))
   }
 
   #afterJudgement({ ticket, verdict, retryAt, outcome, code, message }: Judged): void {
@@ -241,7 +255,10 @@ export class BatchRunner {
 }
 
 export function idReused(ticket: Ticket): HeadraceError {
-  return new HeadraceError('id-reused', `The id ${ticket.id} of command '${ticket.entry.command}' was used before with another input. Use a new id for a new command.`)
+  return new HeadraceError(
+    'id-reused',
+    `The id ${ticket.id} of command '${ticket.entry.command}' was used before with another input. Use a new id for a new command.`,
+  )
 }
 
 function codeIn(body: string): string | null {

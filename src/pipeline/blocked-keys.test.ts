@@ -76,7 +76,9 @@ class OneKeyLane {
       this.#batch(4, [])
     }
     expect({ window: this.#window, parked: this.#parked, state: this.#keys.get('k') }).toEqual({ window: [], parked: [], state: undefined })
-    expect(this.applied).toEqual(Array.from({ length: this.#next - 1 }, (_, index) => index + 1).filter((position) => !this.given.has(position)))
+    expect(this.applied).toEqual(
+      Array.from({ length: this.#next - 1 }, (_, index) => index + 1).filter((position) => !this.given.has(position)),
+    )
   }
 
   #batch(size: number, fails: readonly ('retry' | 'dead' | 'no')[]): void {
@@ -165,15 +167,30 @@ class OneKeyLane {
     this.#parked = [...this.#parked, ...this.#onDisk.filter((position) => position < lastParked)].sort((a, b) => a - b)
     this.#onDisk = this.#onDisk.filter((position) => position > lastParked)
     this.#window = this.#onDisk.sort((a, b) => a - b).map((position) => ({ position, wakening: 0 }))
-    if (this.#blocked !== null || this.#parked.length > 0) this.#keys.wait('k', 0, this.#blocked === null ? 0 : this.#blocked.retryAt, this.#parked.length)
+    if (this.#blocked !== null || this.#parked.length > 0)
+      this.#keys.wait('k', 0, this.#blocked === null ? 0 : this.#blocked.retryAt, this.#parked.length)
   }
 }
 
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ do: fc.constant('arrive' as const), commands: fc.integer({ min: 1, max: 4 }) }) },
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('batch' as const), size: fc.integer({ min: 1, max: 5 }), fails: fc.array(fc.constantFrom('no', 'no', 'no', 'retry', 'dead'), { maxLength: 5 }) }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constant('batch' as const),
+      size: fc.integer({ min: 1, max: 5 }),
+      fails: fc.array(fc.constantFrom('no', 'no', 'no', 'retry', 'dead'), { maxLength: 5 }),
+    }),
+  },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('tick' as const), ms: fc.constantFrom(0, 1, 100, 10_000) }) },
-  { weight: 4, arbitrary: fc.record({ do: fc.constant('wake' as const), limit: fc.integer({ min: 1, max: 4 }), meanwhile: fc.constantFrom('nothing', 'nothing', 'redrive', 'drop') }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant('wake' as const),
+      limit: fc.integer({ min: 1, max: 4 }),
+      meanwhile: fc.constantFrom('nothing', 'nothing', 'redrive', 'drop'),
+    }),
+  },
   { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('redrive', 'drop') }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('restart' as const) }) },
 )

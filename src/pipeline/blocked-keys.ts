@@ -47,7 +47,17 @@ export class BlockedKeys {
 
   /** Makes a key wait, from now until `retryAt` (null: until it is woken by hand). */
   wait(key: string, partition: number, retryAt: number | null, parked: number): void {
-    const state = this.#keys.get(key) ?? { partition, waiting: true, retryAt, wakening: 0, outstanding: 0, due: false, more: false, parked: 0, timer: null }
+    const state = this.#keys.get(key) ?? {
+      partition,
+      waiting: true,
+      retryAt,
+      wakening: 0,
+      outstanding: 0,
+      due: false,
+      more: false,
+      parked: 0,
+      timer: null,
+    }
     this.#keys.set(key, state)
     this.#wakening += 1
     state.wakening = this.#wakening
@@ -132,9 +142,12 @@ export class BlockedKeys {
     if (state.timer !== null) clearTimeout(state.timer)
     state.timer = null
     if (retryAt === null || this.#stopped) return
-    state.timer = setTimeout(() => {
-      state.timer = null
-      this.#wake(key)
-    }, Math.max(0, retryAt - Date.now()))
+    state.timer = setTimeout(
+      () => {
+        state.timer = null
+        this.#wake(key)
+      },
+      Math.max(0, retryAt - Date.now()),
+    )
   }
 }

@@ -7,9 +7,10 @@
  *   batch, inside a savepoint, so that a rejection undoes only itself.
  */
 import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { checkWhole } from '../contracts/bounds.ts'
 import type { Database, DatabaseHandle } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import { checkOptions } from './options.ts'
+import { checkOptions, limitTable } from './options.ts'
 
 export interface Accepted<Result> {
   readonly accepted: true
@@ -66,7 +67,7 @@ export interface CommandOptions<Schema extends StandardSchemaV1, H extends Handl
   readonly databases?: H
   /** One line for /openapi.json. */
   readonly summary?: string
-  /** How often a command that fails alone is tried again before it is dead-lettered. Default: 3. */
+  /** How often a command that fails alone is tried again before it is dead-lettered, at most 1000. Default: 3. */
   readonly retries?: number
   /** What becomes of later commands of its key. Default: 'skip', they go on. */
   readonly onDeadLetter?: OnDeadLetter
@@ -121,7 +122,10 @@ const namePattern = /^[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*$/
 
 export function checkName(what: string, name: string): void {
   if (name.length > 64 || !namePattern.test(name)) {
-    throw new HeadraceError('app-invalid', `The ${what} name ${JSON.stringify(name)} is not valid: use up to 64 lower-case letters and digits, with dots, dashes or underscores between them.`)
+    throw new HeadraceError(
+      'app-invalid',
+      `The ${what} name ${JSON.stringify(name)} is not valid: use up to 64 lower-case letters and digits, with dots, dashes or underscores between them.`,
+    )
   }
 }
 
@@ -150,7 +154,11 @@ export function command<
   name: Name,
   definition: CommandOptions<Schema, H> & RunHandler<StandardSchemaV1.InferOutput<Schema>, H, Answer>,
 ): Command<Name, StandardSchemaV1.InferInput<Schema>, StandardSchemaV1.InferOutput<Schema>, ResultOf<Answer>, CodeOf<Answer>>
-export function command(name: string, definition: CommandOptions<StandardSchemaV1, Handles> & Partial<BatchHandlers<unknown, Handles, unknown, Decision> & RunHandler<unknown, Handles, Decision>>): AnyCommand {
+export function command(
+  name: string,
+  definition: CommandOptions<StandardSchemaV1, Handles> &
+    Partial<BatchHandlers<unknown, Handles, unknown, Decision> & RunHandler<unknown, Handles, Decision>>,
+): AnyCommand {
   checkName('command', name)
   const { load, decide, save, run, ...options } = definition
   checkOptions(`command '${name}'`, options, commandOptionNames)
@@ -158,7 +166,15 @@ export function command(name: string, definition: CommandOptions<StandardSchemaV
     throw new HeadraceError('app-invalid', `Command '${name}' has no input schema: give a Standard Schema, such as z.object({ … }).`)
   }
   if (typeof options.key !== 'function') {
-    throw new HeadraceError('app-invalid', `Command '${name}' has no key: give key: (input) => input.…, which says what must stay in order.`)
+    throw new HeadraceError(
+      'app-invalid',
+      `Command '${name}' has no key: give key: (input) => input.…, which says what must stay in order.`,
+    )
+  }
+  checkCommandOptions(name, options)
+  for (const [handler, given] of Object.entries({ load, decide, save, run })) {
+    if (given !== undefined && typeof given !== 'function')
+      throw new HeadraceError('app-invalid', `The ${handler} of command '${name}' is no function.`)
   }
   if (run !== undefined && load === undefined && decide === undefined && save === undefined) {
     return Object.freeze({ kind: 'command', name, options: Object.freeze(options), handlers: { run } })
@@ -168,5 +184,38 @@ export function command(name: string, definition: CommandOptions<StandardSchemaV
   }
   throw new HeadraceError('app-invalid', `Command '${name}' needs either run, or all of load, decide and save.`)
 }
+
+function checkCommandOptions(
+  name: string,
+  { databases, retries, timeoutMs, onDeadLetter, invalidates }: Partial<CommandOptions<StandardSchemaV1, Handles>>,
+): void {
+  checkDatabases(`command '${name}'`, databases)
+  if (retries !== undefined) checkWhole(`retries of command '${name}'`, retries, 0, retriesMax)
+  if (timeoutMs !== undefined)
+    checkWhole(`timeoutMs of command '${name}'`, timeoutMs, limitTable.handlerTimeoutMs.min, limitTable.handlerTimeoutMs.max)
+  if (onDeadLetter !== undefined && onDeadLetter !== 'skip' && onDeadLetter !== 'block') {
+    throw new HeadraceError(
+      'option-invalid',
+      `onDeadLetter of command '${name}' must be 'skip' or 'block', not ${JSON.stringify(onDeadLetter)}.`,
+    )
+  }
+  if (invalidates !== undefined && typeof invalidates !== 'function')
+    throw new HeadraceError('option-invalid', `invalidates of command '${name}' must be a function.`)
+}
+
+/** Throws 'app-invalid' when something else than handles of databases was given. */
+export function checkDatabases(owner: string, databases: Handles | undefined): void {
+  if (databases === undefined) return
+  for (const [name, handle] of Object.entries(databases)) {
+    if ((handle as DatabaseHandle | null | undefined)?.kind !== 'database')
+      throw new HeadraceError(
+        'app-invalid',
+        `'${name}' of the databases of ${owner} is no database: give what sqlite('…') and its like return.`,
+      )
+  }
+}
+
+/** Most tries of a command that fails alone. */
+const retriesMax = 1_000
 
 const commandOptionNames = ['input', 'key', 'databases', 'summary', 'retries', 'onDeadLetter', 'timeoutMs', 'invalidates']

@@ -59,19 +59,36 @@ export class Door implements TicketOwner {
     const command = this.#command(name)
     this.#checkOpen()
     const tenant = options.tenant ?? 'default'
-    if (!tenantPattern.test(tenant)) throw new HeadraceError('tenant-invalid', `The tenant ${JSON.stringify(tenant.slice(0, 80))} is not valid: use 1 to 64 letters, digits, dots, dashes or underscores.`)
+    if (!tenantPattern.test(tenant))
+      throw new HeadraceError(
+        'tenant-invalid',
+        `The tenant ${JSON.stringify(tenant.slice(0, 80))} is not valid: use 1 to 64 letters, digits, dots, dashes or underscores.`,
+      )
     const id = options.id ?? randomUUID()
-    if (typeof id !== 'string' || !idPattern.test(id)) throw new HeadraceError('id-invalid', `The id ${JSON.stringify(String(id).slice(0, 140))} is not valid: use 1 to 128 visible ASCII characters.`)
+    if (typeof id !== 'string' || !idPattern.test(id))
+      throw new HeadraceError(
+        'id-invalid',
+        `The id ${JSON.stringify(String(id).slice(0, 140))} is not valid: use 1 to 128 visible ASCII characters.`,
+      )
     const text = this.#textOf(name, input)
     // What is checked is what is stored: the same after a stay on disk, and out of the caller's hands.
-    const value = await validated(`command '${name}'`, command.options.input, JSON.parse(text), command.options.timeoutMs ?? this.#context.options.handlerTimeoutMs)
+    const value = await validated(
+      `command '${name}'`,
+      command.options.input,
+      JSON.parse(text),
+      command.options.timeoutMs ?? this.#context.options.handlerTimeoutMs,
+    )
     const key = keyOf(command, value)
     const digest = digestOf(text)
     const scoped = scopedId(name, tenant, id)
 
     const waiting = this.#tickets.get(scoped)
     if (waiting !== undefined) {
-      if (waiting.entry.digest !== digest) throw new HeadraceError('id-reused', `The id ${id} of command '${name}' is in flight with another input. Use a new id for a new command.`)
+      if (waiting.entry.digest !== digest)
+        throw new HeadraceError(
+          'id-reused',
+          `The id ${id} of command '${name}' is in flight with another input. Use a new id for a new command.`,
+        )
       tell('headrace:admission', () => ({ app: this.#context.app, command: name, answer: 'joined' }))
       return waiting
     }
@@ -79,7 +96,25 @@ export class Door implements TicketOwner {
     const lane = this.#context.laneOf(partition)
     this.#admit(name, lane, key, text.length)
     this.#position += 1
-    const ticket = new Ticket({ position: this.#position, partition, key, id: scoped, command: name, tenant, input: text, digest, acceptedAt: Date.now(), attempts: 0, queued: false }, id, command, { value }, this)
+    const ticket = new Ticket(
+      {
+        position: this.#position,
+        partition,
+        key,
+        id: scoped,
+        command: name,
+        tenant,
+        input: text,
+        digest,
+        acceptedAt: Date.now(),
+        attempts: 0,
+        queued: false,
+      },
+      id,
+      command,
+      { value },
+      this,
+    )
     this.#remember(ticket)
     lane.offer(ticket)
     return ticket
@@ -177,7 +212,25 @@ export class Door implements TicketOwner {
       return state.state === 'pending' ? this.waitForOutcome(command, tenant, id, signal) : state
     }
     const { position, digest } = pending
-    const stand = new Ticket({ position, partition: 0, key: '', id: scoped, command, tenant, input: '', digest, acceptedAt: Date.now(), attempts: 0, queued: true }, id, this.#command(command), null, this)
+    const stand = new Ticket(
+      {
+        position,
+        partition: 0,
+        key: '',
+        id: scoped,
+        command,
+        tenant,
+        input: '',
+        digest,
+        acceptedAt: Date.now(),
+        attempts: 0,
+        queued: true,
+      },
+      id,
+      this.#command(command),
+      null,
+      this,
+    )
     stand.place = 'disk'
     stand.forgotten = true
     return doneState(await abortable(stand.outcome, signal))
@@ -194,7 +247,11 @@ export class Door implements TicketOwner {
     if (command !== undefined) return command
     const known = [...this.#context.commands.keys()]
     const proposal = nearest(name, known)
-    throw new HeadraceError('command-unknown', `There is no command ${JSON.stringify(name.slice(0, 80))}${proposal === null ? '' : `; did you mean '${proposal}'?`}`, { details: { known } })
+    throw new HeadraceError(
+      'command-unknown',
+      `There is no command ${JSON.stringify(name.slice(0, 80))}${proposal === null ? '' : `; did you mean '${proposal}'?`}`,
+      { details: { known } },
+    )
   }
 
   #checkOpen(): void {
@@ -204,16 +261,23 @@ export class Door implements TicketOwner {
 
   #textOf(name: string, input: unknown): string {
     const { inputBytesMax, jsonDepthMax } = this.#context.options
-    if (jsonDepth(input, jsonDepthMax) > jsonDepthMax) throw new HeadraceError('body-too-deep', `The input of command '${name}' is nested more than ${jsonDepthMax} levels deep.`)
+    if (jsonDepth(input, jsonDepthMax) > jsonDepthMax)
+      throw new HeadraceError('body-too-deep', `The input of command '${name}' is nested more than ${jsonDepthMax} levels deep.`)
     let text: string | undefined
     try {
       text = JSON.stringify(input)
     } catch (error) {
-      throw new HeadraceError('input-invalid', `The input of command '${name}' cannot be stored as JSON: ${error instanceof Error ? error.message : String(error)}`)
+      throw new HeadraceError(
+        'input-invalid',
+        `The input of command '${name}' cannot be stored as JSON: ${error instanceof Error ? error.message : String(error)}`,
+      )
     }
     if (text === undefined) throw new HeadraceError('body-missing', `Command '${name}' needs an input.`)
     if (text.length > inputBytesMax || (text.length * 3 > inputBytesMax && Buffer.byteLength(text) > inputBytesMax)) {
-      throw new HeadraceError('body-too-large', `The input of command '${name}' has more than ${inputBytesMax} bytes as JSON (inputBytesMax).`)
+      throw new HeadraceError(
+        'body-too-large',
+        `The input of command '${name}' has more than ${inputBytesMax} bytes as JSON (inputBytesMax).`,
+      )
     }
     return text
   }
@@ -224,13 +288,24 @@ function keyOf(command: AnyCommand, value: unknown): string {
   try {
     key = command.options.key(value)
   } catch (error) {
-    throw new HeadraceError('key-invalid', `key() of command '${command.name}' failed: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+    throw new HeadraceError(
+      'key-invalid',
+      `key() of command '${command.name}' failed: ${error instanceof Error ? error.message : String(error)}`,
+      { cause: error },
+    )
   }
   const text = typeof key === 'number' && Number.isSafeInteger(key) ? String(key) : key
   if (typeof text !== 'string' || text === '' || Buffer.byteLength(text) > keyBytesMax) {
-    throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave ${typeof key === 'string' ? `a text of ${Buffer.byteLength(key)} bytes` : String(key)}: it must be a text of 1 to ${keyBytesMax} bytes, or a safe integer.`)
+    throw new HeadraceError(
+      'key-invalid',
+      `key() of command '${command.name}' gave ${typeof key === 'string' ? `a text of ${Buffer.byteLength(key)} bytes` : String(key)}: it must be a text of 1 to ${keyBytesMax} bytes, or a safe integer.`,
+    )
   }
-  if (!isStorable(text)) throw new HeadraceError('key-invalid', `key() of command '${command.name}' gave a text with a zero character or half a surrogate pair: ${JSON.stringify(text)}.`)
+  if (!isStorable(text))
+    throw new HeadraceError(
+      'key-invalid',
+      `key() of command '${command.name}' gave a text with a zero character or half a surrogate pair: ${JSON.stringify(text)}.`,
+    )
   return text
 }
 
@@ -241,7 +316,10 @@ function doneState({ status, body }: { readonly status: 'committed' | 'rejected'
 /** Waits for a promise until the signal aborts. Throws 'wait-aborted'. */
 export async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise
-  const aborted = (): HeadraceError => new HeadraceError('wait-aborted', 'The caller stopped waiting. The command goes on; ask for its outcome by its id.', { cause: signal.reason })
+  const aborted = (): HeadraceError =>
+    new HeadraceError('wait-aborted', 'The caller stopped waiting. The command goes on; ask for its outcome by its id.', {
+      cause: signal.reason,
+    })
   if (signal.aborted) {
     // Nobody hears how it ends.
     promise.catch(() => undefined)

@@ -15,7 +15,15 @@ const retriesDefault = 3
 const messageMax = 2_000
 
 /** Errors that the same input meets again however often it is tried. */
-const final: readonly ErrorCode[] = ['input-invalid', 'command-unknown', 'decide-impure', 'decide-invalid', 'result-invalid', 'statement-refused', 'table-without-key']
+const final: readonly ErrorCode[] = [
+  'input-invalid',
+  'command-unknown',
+  'decide-impure',
+  'decide-invalid',
+  'result-invalid',
+  'statement-refused',
+  'table-without-key',
+]
 
 /** Errors of the storage that pass by themselves: the batch is repeated whole. */
 export const transient: readonly ErrorCode[] = ['sql-busy', 'disk-full']
@@ -51,7 +59,14 @@ export function judge(ticket: Ticket, error: unknown, limits: Limits): Judged {
   const code: string = HeadraceError.is(error) ? error.code : 'handler-failed'
   const message = messageOf(error).slice(0, messageMax)
   if (verdict === 'retry') {
-    return { ticket, verdict, code, message, outcome: null, retryAt: Date.now() + backoffMs(ticket.entry.attempts, limits.retryBaseMs, limits.retryMaxMs) }
+    return {
+      ticket,
+      verdict,
+      code,
+      message,
+      outcome: null,
+      retryAt: Date.now() + backoffMs(ticket.entry.attempts, limits.retryBaseMs, limits.retryMaxMs),
+    }
   }
   return { ticket, verdict, code, message, outcome: failedOutcome(ticket, code, message), retryAt: null }
 }
@@ -67,7 +82,10 @@ function messageOf(error: unknown): string {
 }
 
 /** The part of the commit record that tells of failed commands, and of those held behind them. */
-export function recordOfFailures(judged: readonly Judged[], held: readonly Ticket[]): Pick<CommitRecord, 'parked' | 'blocked' | 'dead' | 'outcomes' | 'done'> {
+export function recordOfFailures(
+  judged: readonly Judged[],
+  held: readonly Ticket[],
+): Pick<CommitRecord, 'parked' | 'blocked' | 'dead' | 'outcomes' | 'done'> {
   const parked = [...held].map(({ entry }) => entry)
   const blocked: CommitRecord['blocked'][number][] = []
   const dead: CommitRecord['dead'][number][] = []
@@ -81,7 +99,22 @@ export function recordOfFailures(judged: readonly Judged[], held: readonly Ticke
       continue
     }
     const { position, partition, key, id, command, tenant, input, digest, acceptedAt } = entry
-    dead.push({ position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts: entry.attempts + 1, code, message, diedAt: Date.now(), blocks: verdict === 'block' })
+    dead.push({
+      position,
+      partition,
+      key,
+      id,
+      command,
+      tenant,
+      input,
+      digest,
+      acceptedAt,
+      attempts: entry.attempts + 1,
+      code,
+      message,
+      diedAt: Date.now(),
+      blocks: verdict === 'block',
+    })
     outcomes.push(outcome)
     if (entry.queued) done.push(entry)
   }

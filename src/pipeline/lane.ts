@@ -61,7 +61,11 @@ export class Lane {
   checkKey(key: string): void {
     const state = this.#blocked.get(key)
     if (state !== undefined && state.parked >= this.#context.limits.keyParkedMax) {
-      throw new HeadraceError('key-blocked', `${state.parked} commands wait behind the key ${JSON.stringify(key)}, which a failed command blocks; keyParkedMax is ${this.#context.limits.keyParkedMax}. Redrive or drop the dead letter: headrace dlq ls.`, { retryAfterMs: 1_000 })
+      throw new HeadraceError(
+        'key-blocked',
+        `${state.parked} commands wait behind the key ${JSON.stringify(key)}, which a failed command blocks; keyParkedMax is ${this.#context.limits.keyParkedMax}. Redrive or drop the dead letter: headrace dlq ls.`,
+        { retryAfterMs: 1_000 },
+      )
     }
   }
 
@@ -85,10 +89,17 @@ export class Lane {
     this.#blocked.hurry(key, partition)
   }
 
-  start(blocked: readonly { readonly key: string; readonly partition: number; readonly retryAt: number | null; readonly parked: number }[], spilled: boolean): void {
+  start(
+    blocked: readonly { readonly key: string; readonly partition: number; readonly retryAt: number | null; readonly parked: number }[],
+    spilled: boolean,
+  ): void {
     for (const { key, partition, retryAt, parked } of blocked) this.#blocked.wait(key, partition, retryAt, parked)
     this.#window.spilled = spilled
-    this.#running = this.#loop().catch((error: unknown) => this.#context.fail(HeadraceError.is(error) ? error : new HeadraceError('internal', `The lane ended: ${String(error)}`, { cause: error })))
+    this.#running = this.#loop().catch((error: unknown) =>
+      this.#context.fail(
+        HeadraceError.is(error) ? error : new HeadraceError('internal', `The lane ended: ${String(error)}`, { cause: error }),
+      ),
+    )
   }
 
   /** Applies what is in memory alone, leaves what is on disk, and ends. */

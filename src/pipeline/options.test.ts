@@ -94,6 +94,7 @@ describe('the options of an app', () => {
   })
 
   it('want a directory that is a path', () => {
-    for (const dataDir of ['', 'a\0b', 7]) expect(refusal(() => resolveOptions({ dataDir: dataDir as string }, {})).code).toBe('option-invalid')
+    for (const dataDir of ['', 'a\0b', 7])
+      expect(refusal(() => resolveOptions({ dataDir: dataDir as string }, {})).code).toBe('option-invalid')
   })
 })

@@ -59,7 +59,11 @@ export function checkOptions(owner: string, given: object, known: readonly strin
   for (const name of Object.keys(given)) {
     if (known.includes(name)) continue
     const proposal = nearest(name, known)
-    throw new HeadraceError('option-unknown', `${owner} has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`, { details: { option: name, known } })
+    throw new HeadraceError(
+      'option-unknown',
+      `${owner} has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`,
+      { details: { option: name, known } },
+    )
   }
 }
 
@@ -83,12 +87,19 @@ export function resolveOptions(given: AppOptions, environment: Readonly<Record<s
     const fromEnvironment = environment[variable]
     const value = given[name] ?? (fromEnvironment === undefined || fromEnvironment === '' ? defaultValue : Number(fromEnvironment))
     if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {
-      throw new HeadraceError('option-invalid', `${name} must be a whole number from ${min} to ${max}, not ${JSON.stringify(given[name] ?? fromEnvironment)}${given[name] === undefined ? ` (from ${variable})` : ''}.`, { details: { option: name } })
+      throw new HeadraceError(
+        'option-invalid',
+        `${name} must be a whole number from ${min} to ${max}, not ${JSON.stringify(given[name] ?? fromEnvironment)}${given[name] === undefined ? ` (from ${variable})` : ''}.`,
+        { details: { option: name } },
+      )
     }
     limits[name] = value
   }
   if (limits.windowCommandsMax < limits.batchCommandsMax) {
-    throw new HeadraceError('option-invalid', `windowCommandsMax (${limits.windowCommandsMax}) must be at least batchCommandsMax (${limits.batchCommandsMax}).`)
+    throw new HeadraceError(
+      'option-invalid',
+      `windowCommandsMax (${limits.windowCommandsMax}) must be at least batchCommandsMax (${limits.batchCommandsMax}).`,
+    )
   }
   if (limits.retryMaxMs < limits.retryBaseMs) {
     throw new HeadraceError('option-invalid', `retryMaxMs (${limits.retryMaxMs}) must be at least retryBaseMs (${limits.retryBaseMs}).`)

@@ -25,7 +25,10 @@ export function committedOutcome(ticket: Ticket, result: unknown, bytesMax: numb
   try {
     text = JSON.stringify(result)
   } catch (error) {
-    throw new HeadraceError('result-invalid', `The result of command '${ticket.entry.command}' cannot be stored as JSON: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HeadraceError(
+      'result-invalid',
+      `The result of command '${ticket.entry.command}' cannot be stored as JSON: ${error instanceof Error ? error.message : String(error)}`,
+    )
   }
   if (text === undefined) text = 'null'
   checkSize(ticket, text, bytesMax)
@@ -42,7 +45,10 @@ export function rejectedOutcome(ticket: Ticket, code: string, detail: string | u
 function checkSize(ticket: Ticket, text: string, bytesMax: number): void {
   // A character has at most three bytes, so most texts need not be counted.
   if (text.length * 3 <= bytesMax || Buffer.byteLength(text) <= bytesMax) return
-  throw new HeadraceError('result-invalid', `The result of command '${ticket.entry.command}' has ${Buffer.byteLength(text)} bytes; resultBytesMax is ${bytesMax}.`)
+  throw new HeadraceError(
+    'result-invalid',
+    `The result of command '${ticket.entry.command}' has ${Buffer.byteLength(text)} bytes; resultBytesMax is ${bytesMax}.`,
+  )
 }
 
 export function failedOutcome(ticket: Ticket, code: string, detail: string): StoredOutcome {

@@ -23,7 +23,14 @@ interface Order {
   readonly spoils: 'nothing' | 'map' | 'set' | 'nested' | 'array' | 'addition'
 }
 
-const newShop = (left: number): Shop => ({ left: new Map([['a', left], ['b', left]]), buyers: new Set(), totals: { sold: 0, byBuyer: {} } })
+const newShop = (left: number): Shop => ({
+  left: new Map([
+    ['a', left],
+    ['b', left],
+  ]),
+  buyers: new Set(),
+  totals: { sold: 0, byBuyer: {} },
+})
 
 function buy(shop: Shop, { sku, buyer, quantity, spoils }: Order): boolean {
   const left = shop.left.get(sku) ?? 0
@@ -42,11 +49,23 @@ function buy(shop: Shop, { sku, buyer, quantity, spoils }: Order): boolean {
   return true
 }
 
-const order = (spoils: Order['spoils']): fc.Arbitrary<Order> => fc.record({ sku: fc.constantFrom('a', 'b'), buyer: fc.constantFrom('x', 'y', 'z'), quantity: fc.integer({ min: 1, max: 5 }), spoils: fc.constant(spoils) })
+const order = (spoils: Order['spoils']): fc.Arbitrary<Order> =>
+  fc.record({
+    sku: fc.constantFrom('a', 'b'),
+    buyer: fc.constantFrom('x', 'y', 'z'),
+    quantity: fc.integer({ min: 1, max: 5 }),
+    spoils: fc.constant(spoils),
+  })
 
 describe('a decide() that rejects before its first change', () => {
   it('is never accused, whatever is ordered, with maps, sets and nested state', () => {
-    fc.assert(fc.property(fc.nat(30), fc.array(order('nothing'), { maxLength: 40 }), (left, orders) => void expect(judged(newShop(left), orders, buy)).toEqual([])))
+    fc.assert(
+      fc.property(
+        fc.nat(30),
+        fc.array(order('nothing'), { maxLength: 40 }),
+        (left, orders) => void expect(judged(newShop(left), orders, buy)).toEqual([]),
+      ),
+    )
   })
 
   it('is never accused when it decides by chance', () => {

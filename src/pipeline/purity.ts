@@ -31,7 +31,12 @@ export function snapshot(state: unknown): Buffer | null {
  * `decide(state, index)` decides the command at `index` on a state and says
  * whether it was accepted; `accepted[index]` is what it said the first time.
  */
-export function impureRejections(before: Buffer, after: unknown, accepted: readonly boolean[], decide: (state: unknown, index: number) => boolean): number[] {
+export function impureRejections(
+  before: Buffer,
+  after: unknown,
+  accepted: readonly boolean[],
+  decide: (state: unknown, index: number) => boolean,
+): number[] {
   if (!accepted.includes(false)) return []
   const replayed: unknown = deserialize(before)
   try {

@@ -33,8 +33,18 @@ export class QueryRunner {
   /** Throws 'query-unknown', 'input-invalid', 'overloaded', 'query-timeout', 'query-failed', 'wait-aborted'. */
   async ask(name: string, input: unknown, signal: AbortSignal | undefined): Promise<unknown> {
     const query = this.#query(name)
-    const value = await validated(`query '${name}'`, query.definition.input, input, query.definition.timeoutMs ?? this.#limits.queryTimeoutMs)
-    if (this.#running >= this.#limits.queriesMax) throw new HeadraceError('overloaded', `${this.#running} queries are running; queriesMax is ${this.#limits.queriesMax}. Ask again after the pause.`, { retryAfterMs: 1_000 })
+    const value = await validated(
+      `query '${name}'`,
+      query.definition.input,
+      input,
+      query.definition.timeoutMs ?? this.#limits.queryTimeoutMs,
+    )
+    if (this.#running >= this.#limits.queriesMax)
+      throw new HeadraceError(
+        'overloaded',
+        `${this.#running} queries are running; queriesMax is ${this.#limits.queriesMax}. Ask again after the pause.`,
+        { retryAfterMs: 1_000 },
+      )
     return abortable(this.#counted(query, value), signal)
   }
 
@@ -57,17 +67,28 @@ export class QueryRunner {
     const { key, ttlMs, timeoutMs } = query.definition
     if (key === undefined) return this.#load(query, value)
     const limitMs = timeoutMs ?? this.#limits.queryTimeoutMs
-    return this.#cache.get(key(value), () => this.#load(query, value), { hardTimeoutMs: limitMs, loadTimeoutMs: limitMs, ...(ttlMs === undefined ? {} : { ttlMs }) })
+    return this.#cache.get(key(value), () => this.#load(query, value), {
+      hardTimeoutMs: limitMs,
+      loadTimeoutMs: limitMs,
+      ...(ttlMs === undefined ? {} : { ttlMs }),
+    })
   }
 
   async #load(query: AnyQuery, value: unknown): Promise<unknown> {
     const databases: Record<string, ReadDatabase> = {}
     for (const [name, handle] of Object.entries(query.definition.databases ?? {})) databases[name] = this.#ledger.reader(handle.name)
     try {
-      return await withinTime(`query '${query.name}'`, query.definition.timeoutMs ?? this.#limits.queryTimeoutMs, () => query.definition.load(value, databases as never), 'query-timeout')
+      return await withinTime(
+        `query '${query.name}'`,
+        query.definition.timeoutMs ?? this.#limits.queryTimeoutMs,
+        () => query.definition.load(value, databases as never),
+        'query-timeout',
+      )
     } catch (error) {
       if (HeadraceError.is(error)) throw error
-      throw new HeadraceError('query-failed', `Query '${query.name}' failed: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+      throw new HeadraceError('query-failed', `Query '${query.name}' failed: ${error instanceof Error ? error.message : String(error)}`, {
+        cause: error,
+      })
     }
   }
 
@@ -75,6 +96,9 @@ export class QueryRunner {
     const query = this.#queries.get(name)
     if (query !== undefined) return query
     const proposal = nearest(name, [...this.#queries.keys()])
-    throw new HeadraceError('query-unknown', `There is no query ${JSON.stringify(name.slice(0, 80))}${proposal === null ? '' : `; did you mean '${proposal}'?`}`)
+    throw new HeadraceError(
+      'query-unknown',
+      `There is no query ${JSON.stringify(name.slice(0, 80))}${proposal === null ? '' : `; did you mean '${proposal}'?`}`,
+    )
   }
 }

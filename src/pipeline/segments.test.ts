@@ -5,7 +5,9 @@ import { segmentsOf } from './segments.ts'
 import type { Ticket } from './ticket.ts'
 
 const mix = (commands: number, keys: number): fc.Arbitrary<Ticket[]> =>
-  fc.array(fc.record({ command: fc.nat(commands - 1), key: fc.nat(keys - 1) }), { maxLength: 200, size: 'max' }).map((items) => items.map(({ command, key }, index) => ticketFor(index + 1, { command: `command-${command}`, key: `key-${key}` })))
+  fc
+    .array(fc.record({ command: fc.nat(commands - 1), key: fc.nat(keys - 1) }), { maxLength: 200, size: 'max' })
+    .map((items) => items.map(({ command, key }, index) => ticketFor(index + 1, { command: `command-${command}`, key: `key-${key}` })))
 
 const positions = (tickets: readonly Ticket[]): number[] => tickets.map(({ entry }) => entry.position)
 
@@ -43,7 +45,9 @@ describe('the segments of a batch', () => {
   it('are one per command when no key has commands of two kinds, however they are mixed', () => {
     fc.assert(
       fc.property(fc.array(fc.nat(3), { minLength: 1, maxLength: 200, size: 'max' }), (commands) => {
-        const tickets = commands.map((command, index) => ticketFor(index + 1, { command: `command-${command}`, key: `key-${command}-${index % 5}` }))
+        const tickets = commands.map((command, index) =>
+          ticketFor(index + 1, { command: `command-${command}`, key: `key-${command}-${index % 5}` }),
+        )
         expect(segmentsOf(tickets)).toHaveLength(new Set(commands).size)
       }),
     )
@@ -53,7 +57,9 @@ describe('the segments of a batch', () => {
     const alternating = Array.from({ length: 10 }, (_, index) => ticketFor(index + 1, { command: index % 2 === 0 ? 'a' : 'b', key: 'one' }))
     expect(segmentsOf(alternating)).toHaveLength(10)
     // Other keys join these segments; they make no more of them.
-    const others = Array.from({ length: 50 }, (_, index) => ticketFor(index + 11, { command: index % 2 === 0 ? 'a' : 'b', key: `other-${index}` }))
+    const others = Array.from({ length: 50 }, (_, index) =>
+      ticketFor(index + 11, { command: index % 2 === 0 ? 'a' : 'b', key: `other-${index}` }),
+    )
     expect(segmentsOf([...alternating, ...others])).toHaveLength(10)
   })
 

@@ -10,12 +10,21 @@ const issuesMax = 20
  * issues, each with a path and a message, and 'handler-timeout' when a schema
  * with checks of its own does not answer within `ms`.
  */
-export async function validated<Output>(owner: string, schema: StandardSchemaV1<unknown, Output>, input: unknown, ms: number): Promise<Output> {
+export async function validated<Output>(
+  owner: string,
+  schema: StandardSchemaV1<unknown, Output>,
+  input: unknown,
+  ms: number,
+): Promise<Output> {
   const checking = schema['~standard'].validate(input)
   const result = isThenable(checking) ? await withinTime(`schema of ${owner}`, ms, () => checking) : checking
   if (result.issues === undefined) return result.value
-  const issues = result.issues.slice(0, issuesMax).map(({ message, path = [] }) => ({ path: path.map((part) => (typeof part === 'object' ? part.key : part)).join('.'), message }))
+  const issues = result.issues
+    .slice(0, issuesMax)
+    .map(({ message, path = [] }) => ({ path: path.map((part) => (typeof part === 'object' ? part.key : part)).join('.'), message }))
   const [first] = issues
   const where = first === undefined || first.path === '' ? '' : ` at ${first.path}`
-  throw new HeadraceError('input-invalid', `The input of ${owner} is not valid${where}: ${first?.message ?? 'no reason given'}`, { details: { issues } })
+  throw new HeadraceError('input-invalid', `The input of ${owner} is not valid${where}: ${first?.message ?? 'no reason given'}`, {
+    details: { issues },
+  })
 }

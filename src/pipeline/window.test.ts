@@ -9,7 +9,11 @@ const limits = (given: Partial<Limits>): Limits => resolveOptions({ windowComman
 const positions = (tickets: Iterable<Ticket>): number[] => [...tickets].map(({ entry }) => entry.position)
 const sized = (position: number, bytes: number): Ticket => ticketFor(position, { input: JSON.stringify('x'.repeat(bytes - 2)) })
 
-type Step = { readonly do: 'arrive'; readonly bytes: number } | { readonly do: 'batch' } | { readonly do: 'refill' } | { readonly do: 'give back'; readonly count: number }
+type Step =
+  | { readonly do: 'arrive'; readonly bytes: number }
+  | { readonly do: 'batch' }
+  | { readonly do: 'refill' }
+  | { readonly do: 'give back'; readonly count: number }
 
 describe('the window of a lane', () => {
   it('gives everything once and in order, in memory and over the disk, whatever comes and goes', () => {
@@ -85,7 +89,13 @@ describe('the window of a lane', () => {
 
   it('takes one command that is larger than a batch, alone', () => {
     const window = new Window(limits({ windowBytesMax: 100_000, batchBytesMax: 1024 }))
-    for (const [position, bytes] of [[1, 10], [2, 5_000], [3, 10], [4, 10]] as const) window.offer(sized(position, bytes))
+    for (const [position, bytes] of [
+      [1, 10],
+      [2, 5_000],
+      [3, 10],
+      [4, 10],
+    ] as const)
+      window.offer(sized(position, bytes))
     expect([window.take(), window.take(), window.take(), window.take()].map(positions)).toEqual([[1], [2], [3, 4], []])
   })
 

@@ -31,7 +31,11 @@ export class Window {
 
   /** Takes a new command at the back, or says that it must spill. */
   offer(ticket: Ticket): boolean {
-    if (this.spilled || this.#tickets.length >= this.#limits.windowCommandsMax || this.#bytes + ticket.entry.input.length > this.#limits.windowBytesMax) {
+    if (
+      this.spilled ||
+      this.#tickets.length >= this.#limits.windowCommandsMax ||
+      this.#bytes + ticket.entry.input.length > this.#limits.windowBytesMax
+    ) {
       this.spilled = true
       return false
     }
@@ -72,7 +76,8 @@ export class Window {
 
   /** How many commands to read from disk now; 0 while the window is more than half full. */
   room(): number {
-    if (!this.spilled || this.#tickets.length * 2 > this.#limits.windowCommandsMax || this.#bytes * 2 > this.#limits.windowBytesMax) return 0
+    if (!this.spilled || this.#tickets.length * 2 > this.#limits.windowCommandsMax || this.#bytes * 2 > this.#limits.windowBytesMax)
+      return 0
     return this.#limits.windowCommandsMax - this.#tickets.length
   }
 

@@ -1,7 +1,12 @@
 import { HeadraceError } from '../contracts/errors.ts'
 
 /** Runs `action` and waits at most `ms` for it; its signal aborts when the time is up. Throws 'handler-timeout'. */
-export async function withinTime<T>(what: string, ms: number, action: (signal: AbortSignal) => Promise<T> | T, code: 'handler-timeout' | 'query-timeout' = 'handler-timeout'): Promise<T> {
+export async function withinTime<T>(
+  what: string,
+  ms: number,
+  action: (signal: AbortSignal) => Promise<T> | T,
+  code: 'handler-timeout' | 'query-timeout' = 'handler-timeout',
+): Promise<T> {
   const control = new AbortController()
   const running = action(control.signal)
   if (!isThenable(running)) return running

@@ -5,13 +5,19 @@ import { backoffMs, pause } from './backoff.ts'
 describe('a pause before a retry', () => {
   it('is never longer than its limit, nor shorter than half of what it doubles to', () => {
     fc.assert(
-      fc.property(fc.nat(1_000), fc.integer({ min: 1, max: 60_000 }), fc.integer({ min: 1, max: 3_600_000 }), fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), (attempt, baseMs, maxMs, random) => {
-        const ms = backoffMs(attempt, baseMs, maxMs, () => random)
-        const ceiling = Math.min(maxMs, baseMs * 2 ** Math.min(attempt, 30))
-        expect(ms).toBeGreaterThanOrEqual(ceiling / 2)
-        expect(ms).toBeLessThanOrEqual(ceiling)
-        expect(ms).toBeLessThanOrEqual(maxMs)
-      }),
+      fc.property(
+        fc.nat(1_000),
+        fc.integer({ min: 1, max: 60_000 }),
+        fc.integer({ min: 1, max: 3_600_000 }),
+        fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+        (attempt, baseMs, maxMs, random) => {
+          const ms = backoffMs(attempt, baseMs, maxMs, () => random)
+          const ceiling = Math.min(maxMs, baseMs * 2 ** Math.min(attempt, 30))
+          expect(ms).toBeGreaterThanOrEqual(ceiling / 2)
+          expect(ms).toBeLessThanOrEqual(ceiling)
+          expect(ms).toBeLessThanOrEqual(maxMs)
+        },
+      ),
     )
   })
 

@@ -5,6 +5,8 @@ import { hostname } from 'node:os'
 const hostCharactersMax = 40
 
 export function clientName(): string {
-  const host = hostname().replace(/[^A-Za-z0-9.-]/g, '-').slice(0, hostCharactersMax)
+  const host = hostname()
+    .replace(/[^A-Za-z0-9.-]/g, '-')
+    .slice(0, hostCharactersMax)
   return `${host === '' ? 'host' : host}:${process.pid}:${randomBytes(6).toString('hex')}`
 }

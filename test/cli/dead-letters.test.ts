@@ -122,6 +122,11 @@ describe('headrace dlq', () => {
     expect(letter).toMatchObject({ id: 'bad-1', key: 'a', input: { key: 'a', poison: true } })
     expect((await headrace(['dlq', 'show', String(letter?.position), '--data', other])).stdout).toContain('no such luck')
     expect((await headrace(['dlq', 'show', '1000', '--data', other])).code).toBe(1)
+    expect(onlyDocument(await headrace(['outcomes', 'get', 'log.write', 'bad-1', '--data', other, '--json']))).toMatchObject({
+      status: 'failed',
+      id: 'bad-1',
+    })
+    expect((await headrace(['outcomes', 'get', 'log.write', 'bad-2', '--data', other])).code).toBe(1)
     expect((await headrace(['dlq', 'ls', '--data', folder.path])).code).toBe(2)
   })
 

@@ -27,7 +27,8 @@ interface Sale {
 const folder = temporaryFolder()
 afterAll(() => folder.drop())
 
-const sell = (...more: string[]) => headrace(['demo', 'flash-sale', '--orders', '2000', '--buyers', '100', '--seed', '7', '--once', '--json', ...more])
+const sell = (...more: string[]) =>
+  headrace(['demo', 'flash-sale', '--orders', '2000', '--buyers', '100', '--seed', '7', '--once', '--json', ...more])
 
 /** The app of the example with one place changed. */
 function brokenApp(name: string, from: string, to: string): string {
@@ -35,7 +36,10 @@ function brokenApp(name: string, from: string, to: string): string {
   if (!text.includes(from)) throw new Error(`the example has no ${from}`)
   const file = join(folder.path, `${name}.ts`)
   // The file lies elsewhere: it takes zod from where the example does.
-  writeFileSync(file, text.replace(from, to).replace("'zod'", JSON.stringify(new URL('../../node_modules/zod/index.js', import.meta.url).pathname)))
+  writeFileSync(
+    file,
+    text.replace(from, to).replace("'zod'", JSON.stringify(new URL('../../node_modules/zod/index.js', import.meta.url).pathname)),
+  )
   return file
 }
 
@@ -63,9 +67,24 @@ describe('headrace demo flash-sale', () => {
   })
 
   it.each([
-    ['takes from the wallet of no order of one SKU', `await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.map(({ input }) => input.buyer)))`, `await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.filter(({ input }) => input.sku !== 'sku-2').map(({ input }) => input.buyer)))`, 'halfWritten'],
-    ['writes an order twice', 'accepted.map(({ id, input, result, position })', 'accepted.flatMap((order) => (order.position % 50 === 0 ? [order, order] : [order])).map(({ id, input, result, position })', 'duplicated'],
-    ['forgets an order row', 'accepted.map(({ id, input, result, position })', 'accepted.filter(({ position }) => position % 50 !== 0).map(({ id, input, result, position })', 'lost'],
+    [
+      'takes from the wallet of no order of one SKU',
+      `await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.map(({ input }) => input.buyer)))`,
+      `await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.filter(({ input }) => input.sku !== 'sku-2').map(({ input }) => input.buyer)))`,
+      'halfWritten',
+    ],
+    [
+      'writes an order twice',
+      'accepted.map(({ id, input, result, position })',
+      'accepted.flatMap((order) => (order.position % 50 === 0 ? [order, order] : [order])).map(({ id, input, result, position })',
+      'duplicated',
+    ],
+    [
+      'forgets an order row',
+      'accepted.map(({ id, input, result, position })',
+      'accepted.filter(({ position }) => position % 50 !== 0).map(({ id, input, result, position })',
+      'lost',
+    ],
     ['sells what it has not', 'if (item.remaining < order.quantity) return', 'if (item.remaining < order.quantity - 1) return', 'oversold'],
   ])('says no, with exit code 1, of an app that %s', async (_name, from, to, figure) => {
     const ended = await sell('--kill', '0', '--data', join(folder.path, figure), '--app', brokenApp(figure, from, to))

@@ -15,7 +15,8 @@ afterAll(async () => {
 })
 
 let ids = 0
-const send = async (command: string, input: unknown): Promise<Record<string, unknown>> => (await post(node.url, command, `id-${++ids}`, input)).body
+const send = async (command: string, input: unknown): Promise<Record<string, unknown>> =>
+  (await post(node.url, command, `id-${++ids}`, input)).body
 const stats = async (post: string): Promise<Record<string, unknown>> => (await get(`${node.url}/queries/post.stats?post=${post}`)).body
 
 describe('likes and comments', () => {
@@ -30,10 +31,22 @@ describe('likes and comments', () => {
   })
 
   it('show comments newest first, and refuse links', async () => {
-    for (const text of ['one', 'two']) expect(await send('post.comment', { post: 'p2', user: 'ann', text })).toMatchObject({ status: 'committed' })
-    expect(await send('post.comment', { post: 'p2', user: 'ann', text: 'see http://x' })).toMatchObject({ status: 'rejected', code: 'no-links' })
+    for (const text of ['one', 'two'])
+      expect(await send('post.comment', { post: 'p2', user: 'ann', text })).toMatchObject({ status: 'committed' })
+    expect(await send('post.comment', { post: 'p2', user: 'ann', text: 'see http://x' })).toMatchObject({
+      status: 'rejected',
+      code: 'no-links',
+    })
     expect(await send('post.comment', { post: 'p2', user: 'ann', text: '   ' })).toMatchObject({ code: 'input-invalid' })
-    expect(await stats('p2')).toEqual({ post: 'p2', likes: 0, comments: 2, latest: [{ user: 'ann', text: 'two' }, { user: 'ann', text: 'one' }] })
+    expect(await stats('p2')).toEqual({
+      post: 'p2',
+      likes: 0,
+      comments: 2,
+      latest: [
+        { user: 'ann', text: 'two' },
+        { user: 'ann', text: 'one' },
+      ],
+    })
   })
 
   it('keep the counters equal to what was said, when many do all of it at once on a post that goes viral', async () => {

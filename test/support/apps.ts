@@ -45,7 +45,10 @@ export function heard<Name extends DiagnosticName>(name: Name): DiagnosticEvents
 }
 
 /** Resolves at the next event of a name that fits. */
-export function next<Name extends DiagnosticName>(name: Name, fits: (event: DiagnosticEvents[Name]) => boolean = () => true): Promise<DiagnosticEvents[Name]> {
+export function next<Name extends DiagnosticName>(
+  name: Name,
+  fits: (event: DiagnosticEvents[Name]) => boolean = () => true,
+): Promise<DiagnosticEvents[Name]> {
   const seen = deferred<DiagnosticEvents[Name]>()
   const stop = listen(name, (event) => {
     if (!fits(event)) return
@@ -141,15 +144,40 @@ const note = z.object({ key: z.string(), value: z.number() })
  * of application, `total` per key. The same in both forms: 'note.batch' is
  * load / decide / save, 'note.run' is run. 'gate.pass' stops the lane.
  */
-export function notes({ does = () => 'accept', retries = 3, onDeadLetter = 'skip', timeoutMs, dataDir = temporaryFolder(), ...limits }: NotesOptions = {}) {
+export function notes({
+  does = () => 'accept',
+  retries = 3,
+  onDeadLetter = 'skip',
+  timeoutMs,
+  dataDir = temporaryFolder(),
+  ...limits
+}: NotesOptions = {}) {
   const gates = new Gates()
-  const book = sqlite('book', { schema: `create table if not exists effect (n integer primary key, id text not null, key text not null, value integer not null check (typeof(value) = 'integer'), position integer not null)` })
+  const book = sqlite('book', {
+    schema: `create table if not exists effect (n integer primary key, id text not null, key text not null, value integer not null check (typeof(value) = 'integer'), position integer not null)`,
+  })
   const sums = sqlite('sums', { schema: 'create table if not exists total (key text primary key not null, total integer not null)' })
-  const shared = { input: note, key: (given: Note) => given.key, databases: { book, sums }, retries, onDeadLetter, ...(timeoutMs === undefined ? {} : { timeoutMs }) }
+  const shared = {
+    input: note,
+    key: (given: Note) => given.key,
+    databases: { book, sums },
+    retries,
+    onDeadLetter,
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  }
 
   const batch = command('note.batch', {
     ...shared,
-    load: async (commands, { sums }) => new Map((await sums.selectIn<{ key: string; total: number }>('total', 'key', commands.map(({ key }) => key))).map(({ key, total }) => [key, total])),
+    load: async (commands, { sums }) =>
+      new Map(
+        (
+          await sums.selectIn<{ key: string; total: number }>(
+            'total',
+            'key',
+            commands.map(({ key }) => key),
+          )
+        ).map(({ key, total }) => [key, total]),
+      ),
     decide(totals, { key, value }, { id, position }) {
       const what = does({ key, value, id, position })
       if (what === 'throw') throw new Error(`note ${value} is poisoned`)
@@ -160,8 +188,15 @@ export function notes({ does = () => 'accept', retries = 3, onDeadLetter = 'skip
       return accept({ total: totals.get(key) ?? 0 })
     },
     async save(totals, accepted, { book, sums }) {
-      await book.insertMany('effect', accepted.map(({ id, key, input, position }) => ({ id, key, value: input.value, position })))
-      await sums.upsertMany('total', 'key', [...new Set(accepted.map(({ key }) => key))].map((key) => ({ key, total: totals.get(key) ?? 0 })))
+      await book.insertMany(
+        'effect',
+        accepted.map(({ id, key, input, position }) => ({ id, key, value: input.value, position })),
+      )
+      await sums.upsertMany(
+        'total',
+        'key',
+        [...new Set(accepted.map(({ key }) => key))].map((key) => ({ key, total: totals.get(key) ?? 0 })),
+      )
     },
   })
 
@@ -209,8 +244,17 @@ export function notes({ does = () => 'accept', retries = 3, onDeadLetter = 'skip
       }
     },
     /** What took effect, in order. */
-    effects: () => rowsOf<{ id: string; key: string; value: number; position: number }>(join(dataDir, 'book.sqlite'), 'select id, key, value, position from effect order by n'),
-    totals: () => Object.fromEntries(rowsOf<{ key: string; total: number }>(join(dataDir, 'sums.sqlite'), 'select key, total from total order by key').map(({ key, total }) => [key, total])),
+    effects: () =>
+      rowsOf<{ id: string; key: string; value: number; position: number }>(
+        join(dataDir, 'book.sqlite'),
+        'select id, key, value, position from effect order by n',
+      ),
+    totals: () =>
+      Object.fromEntries(
+        rowsOf<{ key: string; total: number }>(join(dataDir, 'sums.sqlite'), 'select key, total from total order by key').map(
+          ({ key, total }) => [key, total],
+        ),
+      ),
   }
 }
 

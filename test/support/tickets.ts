@@ -25,7 +25,11 @@ export function entryFor(position: number, given: Partial<Entry> & { readonly ca
   }
 }
 
-export function ticketFor(position: number, given: Partial<Entry> & { readonly callerId?: string } = {}, command: AnyCommand | null = null): Ticket {
+export function ticketFor(
+  position: number,
+  given: Partial<Entry> & { readonly callerId?: string } = {},
+  command: AnyCommand | null = null,
+): Ticket {
   const entry = entryFor(position, given)
   return new Ticket(entry, given.callerId ?? `id-${position}`, command, { value: JSON.parse(entry.input) }, owner)
 }

@@ -1,7 +1,7 @@
 /** `headrace dlq`: commands that failed for good, and what becomes of them. */
 import { type Command, Option } from 'commander'
 import { act } from '../action.ts'
-import { localDeadLetters, type LetterDocument } from '../dead-letters.ts'
+import { localDeadLetters, type LetterDocument } from '../journal-reader.ts'
 import { CliError, exitCodes, exitCodesHelp } from '../exit.ts'
 import { address, wholeNumber } from '../flags.ts'
 import { askNodeJson, defaultUrl } from '../remote.ts'

@@ -56,10 +56,13 @@ export async function load(terminal: Terminal, options: LoadFlags, command: stri
     const sender = bulk === undefined ? singleSender(transport, target) : bulkSender(transport, target, bulk)
     terminal.note(`${terminal.style('bold', command)} at ${options.url}: ${described(options, bulk)}, seed ${seed}`)
     const tally = new Tally()
+    const startedAt = performance.now()
+    const elapsed = (): string =>
+      options.duration === undefined ? '' : `${duration(performance.now() - startedAt)} of ${duration(options.duration)}`
     const progress = showProgress(terminal, 'sent', commandsMax ?? null, () => ({
       done: tally.answered,
       p99Ms: tally.percentile(99),
-      remark: tally.retries > 0 ? `${count(tally.retries)} sent again` : '',
+      remark: [elapsed(), tally.retries > 0 ? `${count(tally.retries)} sent again` : ''].filter((part) => part !== '').join('   '),
     }))
     const end = await runLoad({
       sender,

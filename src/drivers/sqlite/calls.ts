@@ -1,10 +1,24 @@
 /** The calls that cross from the ledger to the engine, whichever thread it runs on. Plain data both ways. */
 import type { Row } from '../../contracts/database.ts'
-import type { AppendConflict, BatchIds, BlockedKey, CommitRecord, DeadLetter, Entry, LedgerCounts, QueuedId, ReadOptions, StoredOutcome } from '../../contracts/ledger.ts'
+import type {
+  AppendConflict,
+  BatchIds,
+  BlockedKey,
+  CommitRecord,
+  DeadLetter,
+  Entry,
+  LedgerCounts,
+  QueuedId,
+  ReadOptions,
+  StoredOutcome,
+} from '../../contracts/ledger.ts'
 import type { Verb } from './verbs.ts'
 
 export interface Calls {
-  begin(databases: readonly string[], ids: BatchIds): { readonly transaction: number; readonly known: StoredOutcome[]; readonly queued: QueuedId[] }
+  begin(
+    databases: readonly string[],
+    ids: BatchIds,
+  ): { readonly transaction: number; readonly known: StoredOutcome[]; readonly queued: QueuedId[] }
   write(transaction: number, database: string, verb: Verb): Row[] | number
   read(database: string, verb: Verb): Row[] | number
   savepoint(transaction: number, action: 'savepoint' | 'rollback to' | 'release'): void

@@ -35,7 +35,9 @@ export class DeadTable {
   insert(dead: StoredDeadLetter): void {
     const { position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts, code, message, diedAt, blocks } = dead
     this.#store
-      .run('insert into dead (position, partition, key, id, command, tenant, input, digest, accepted_at, attempts, code, message, died_at, blocks) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
+      .run(
+        'insert into dead (position, partition, key, id, command, tenant, input, digest, accepted_at, attempts, code, message, died_at, blocks) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+      )
       .run(position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts, code, message, diedAt, blocks ? 1 : 0)
   }
 
@@ -63,6 +65,21 @@ export function withoutDigest({ digest: _, ...letter }: StoredDeadLetter): DeadL
 }
 
 function deadLetterOf(row: DeadRow): StoredDeadLetter {
-  const { position, partition, key, id, command, tenant, input, digest, accepted_at: acceptedAt, attempts, code, message, died_at: diedAt, blocks } = row
+  const {
+    position,
+    partition,
+    key,
+    id,
+    command,
+    tenant,
+    input,
+    digest,
+    accepted_at: acceptedAt,
+    attempts,
+    code,
+    message,
+    died_at: diedAt,
+    blocks,
+  } = row
   return { position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts, code, message, diedAt, blocks: blocks === 1 }
 }

@@ -220,8 +220,16 @@ export class Engine implements Calls {
     if (firstError === null) return
     const full = HeadraceError.is(firstError) && firstError.code === 'disk-full'
     const why = firstError instanceof Error ? firstError.message : String(firstError)
-    if (full) throw new HeadraceError('disk-full', `A decided batch waits for space on the disk: ${why}`, { details: { decided: true }, cause: firstError })
-    throw new HeadraceError('storage-failed', `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`, { cause: firstError })
+    if (full)
+      throw new HeadraceError('disk-full', `A decided batch waits for space on the disk: ${why}`, {
+        details: { decided: true },
+        cause: firstError,
+      })
+    throw new HeadraceError(
+      'storage-failed',
+      `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`,
+      { cause: firstError },
+    )
   }
 
   /** The participant, with everything that the journal has decided for it. */

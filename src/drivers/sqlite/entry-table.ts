@@ -34,7 +34,9 @@ export class EntryTable implements Memory {
     this.#store = store
     store.follow(this)
     this.#parkGivenBack()
-    const rows = store.run('select position, hash, parked, input, crc from entry').iterate() as Iterable<Pick<EntryRow, 'position' | 'hash' | 'parked' | 'input' | 'crc'>>
+    const rows = store.run('select position, hash, parked, input, crc from entry').iterate() as Iterable<
+      Pick<EntryRow, 'position' | 'hash' | 'parked' | 'input' | 'crc'>
+    >
     for (const row of rows) {
       check(row)
       this.#index.addHash(row.hash, row.position)
@@ -57,7 +59,9 @@ export class EntryTable implements Memory {
     const hash = hash53(entry.id)
     const { position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts } = entry
     this.#store
-      .run('insert into entry (position, partition, key, id, hash, command, tenant, input, digest, accepted_at, attempts, parked, crc) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
+      .run(
+        'insert into entry (position, partition, key, id, hash, command, tenant, input, digest, accepted_at, attempts, parked, crc) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+      )
       .run(position, partition, key, id, hash, command, tenant, input, digest, acceptedAt, attempts, parked ? 1 : 0, crc32(input))
     this.#store.addTo(this.#index, hash, position)
     this.queued += 1
@@ -75,7 +79,9 @@ export class EntryTable implements Memory {
   }
 
   read({ after, limit, bytesMax, lane, lanes }: ReadOptions): Entry[] {
-    const rows = this.#store.run('select * from entry where position > ? and parked = 0 and partition % ? = ? order by position limit ?').iterate(after, lanes, lane, limit) as Iterable<EntryRow>
+    const rows = this.#store
+      .run('select * from entry where position > ? and parked = 0 and partition % ? = ? order by position limit ?')
+      .iterate(after, lanes, lane, limit) as Iterable<EntryRow>
     const entries: Entry[] = []
     let bytes = 0
     for (const row of rows) {
@@ -101,7 +107,9 @@ export class EntryTable implements Memory {
 
   /** Gives the first parked commands of a key back to the queue. */
   wake(key: string, limit: number): { readonly entries: Entry[]; readonly more: boolean } {
-    const rows = this.#store.run('select * from entry where parked = 1 and key = ? order by position limit ?').all(key, limit + 1) as EntryRow[]
+    const rows = this.#store
+      .run('select * from entry where parked = 1 and key = ? order by position limit ?')
+      .all(key, limit + 1) as EntryRow[]
     const more = rows.length > limit
     const taken = more ? rows.slice(0, limit) : rows
     const wake = this.#store.run('update entry set parked = 0 where position = ?')
@@ -111,7 +119,9 @@ export class EntryTable implements Memory {
   }
 
   block(key: string, partition: number, retryAt: number | null): void {
-    this.#store.run('insert into blocked (key, partition, retry_at) values (?, ?, ?) on conflict (key) do update set retry_at = excluded.retry_at').run(key, partition, retryAt)
+    this.#store
+      .run('insert into blocked (key, partition, retry_at) values (?, ?, ?) on conflict (key) do update set retry_at = excluded.retry_at')
+      .run(key, partition, retryAt)
   }
 
   unblock(key: string): void {
@@ -135,14 +145,19 @@ export class EntryTable implements Memory {
   #parkGivenBack(): void {
     if (this.#store.run('select 1 from entry where parked = 1 limit 1').get() === undefined) return
     this.#store
-      .run('update entry set parked = 1 where parked = 0 and exists (select 1 from entry as later where later.parked = 1 and later.key = entry.key and later.position > entry.position)')
+      .run(
+        'update entry set parked = 1 where parked = 0 and exists (select 1 from entry as later where later.parked = 1 and later.key = entry.key and later.position > entry.position)',
+      )
       .run()
   }
 }
 
 function check({ position, input, crc }: Pick<EntryRow, 'position' | 'input' | 'crc'>): void {
   if (crc32(input) === crc) return
-  throw new HeadraceError('data-corrupt', `The queued command at position ${position} of the journal is damaged (its checksum is wrong). Restore the data directory from a backup; nothing was changed.`)
+  throw new HeadraceError(
+    'data-corrupt',
+    `The queued command at position ${position} of the journal is damaged (its checksum is wrong). Restore the data directory from a backup; nothing was changed.`,
+  )
 }
 
 function entryOf(row: EntryRow): Entry {

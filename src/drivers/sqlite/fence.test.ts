@@ -14,7 +14,8 @@ afterAll(() => {
   rmSync(directory, { recursive: true })
 })
 
-const read = (name: string): number => (database.prepare('select value from register where name = ?').get(name) as { value: number } | undefined)?.value ?? 0
+const read = (name: string): number =>
+  (database.prepare('select value from register where name = ?').get(name) as { value: number } | undefined)?.value ?? 0
 const write = (name: string, value: number): void => {
   database.prepare('insert into register values (?, ?) on conflict (name) do update set value = excluded.value').run(name, value)
 }

@@ -18,12 +18,14 @@ function kept<T>(running: Promise<T>): Promise<T> {
 export function readHandle(run: Run): ReadDatabase {
   return {
     sql: (text, ...values) => kept(run({ verb: 'sql', text: text.join('?'), values })) as Promise<never>,
-    selectIn: (table, column, values, options = {}) => (values.length === 0 ? Promise.resolve([]) : (kept(run({ verb: 'selectIn', table, column, values, options })) as Promise<never>)),
+    selectIn: (table, column, values, options = {}) =>
+      values.length === 0 ? Promise.resolve([]) : (kept(run({ verb: 'selectIn', table, column, values, options })) as Promise<never>),
   }
 }
 
 export function writeHandle(run: Run): Database {
-  const write = (rows: readonly unknown[], verb: Verb): Promise<number> => (rows.length === 0 ? Promise.resolve(0) : kept(run(verb) as Promise<number>))
+  const write = (rows: readonly unknown[], verb: Verb): Promise<number> =>
+    rows.length === 0 ? Promise.resolve(0) : kept(run(verb) as Promise<number>)
   return {
     ...readHandle(run),
     insertMany: (table, rows, options = {}) => write(rows, { verb: 'insertMany', table, rows, options }),

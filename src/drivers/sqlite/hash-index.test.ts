@@ -6,7 +6,11 @@ import { HashIndex } from './hash-index.ts'
 type Step = { readonly do: 'add' | 'remove' | 'find'; readonly id: number; readonly row: number }
 
 /** Few ids and few rows, so that steps meet each other. */
-const step: fc.Arbitrary<Step> = fc.record({ do: fc.constantFrom('add', 'add', 'add', 'remove', 'remove', 'find'), id: fc.nat(40), row: fc.nat(5) })
+const step: fc.Arbitrary<Step> = fc.record({
+  do: fc.constantFrom('add', 'add', 'add', 'remove', 'remove', 'find'),
+  id: fc.nat(40),
+  row: fc.nat(5),
+})
 
 describe('the index of ids', () => {
   it('finds what a map finds, after any adding and removing', () => {
@@ -22,7 +26,10 @@ describe('the index of ids', () => {
             model.set(id, [...rows, row])
           } else if (what === 'remove') {
             index.remove(hash53(id), row)
-            model.set(id, rows.filter((each) => each !== row))
+            model.set(
+              id,
+              rows.filter((each) => each !== row),
+            )
           }
         }
         for (let number = 0; number <= 40; number++) {

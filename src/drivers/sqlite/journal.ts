@@ -6,7 +6,17 @@
  * files that a batch changes; `engine.ts` orders the two.
  */
 import { HeadraceError } from '../../contracts/errors.ts'
-import type { AppendConflict, BlockedKey, CommitRecord, DeadLetter, Entry, LedgerCounts, QueuedId, ReadOptions, StoredOutcome } from '../../contracts/ledger.ts'
+import type {
+  AppendConflict,
+  BlockedKey,
+  CommitRecord,
+  DeadLetter,
+  Entry,
+  LedgerCounts,
+  QueuedId,
+  ReadOptions,
+  StoredOutcome,
+} from '../../contracts/ledger.ts'
 import { crashPoint } from '../../std/crash-point.ts'
 import { DeadTable, withoutDigest } from './dead-table.ts'
 import { EntryTable } from './entry-table.ts'
@@ -79,13 +89,16 @@ export class Journal implements Memory {
 
   append(entries: readonly Entry[]): AppendConflict[] {
     const conflicts: AppendConflict[] = []
+    // Not always the last: a command in memory that somebody wants safe may come after later ones that spilled.
+    let highest = 0
     this.#store.transaction(() => {
       for (const entry of entries) {
         const conflict = this.#conflict(entry)
         if (conflict === null) this.#entries.insert(entry, false)
         else conflicts.push(conflict)
+        highest = Math.max(highest, entry.position)
       }
-      this.#raisePosition(entries.at(-1)?.position ?? 0)
+      this.#raisePosition(highest)
       crashPoint('append.before-commit')
     })
     crashPoint('append.after-commit')
@@ -133,7 +146,15 @@ export class Journal implements Memory {
   counts(): LedgerCounts {
     const { queued, queuedBytes, parked } = this.#entries
     const oldestAcceptedAt = this.#entries.oldestAcceptedAt()
-    return { queued, queuedBytes, parked, outcomes: this.#outcomes.size, dead: this.#dead.size, blockedKeys: this.blockedKeys().length, oldestAcceptedAt }
+    return {
+      queued,
+      queuedBytes,
+      parked,
+      outcomes: this.#outcomes.size,
+      dead: this.#dead.size,
+      blockedKeys: this.blockedKeys().length,
+      oldestAcceptedAt,
+    }
   }
 
   blockedKeys(): BlockedKey[] {
@@ -199,10 +220,18 @@ export class Journal implements Memory {
 
   #checked({ path, partitions: asked }: JournalOptions): number {
     const format = Number(this.#store.meta('format'))
-    if (format !== journalFormat) throw new HeadraceError('data-version', `The journal ${path} has format ${format}; this version of Headrace reads format ${journalFormat}.`)
+    if (format !== journalFormat)
+      throw new HeadraceError(
+        'data-version',
+        `The journal ${path} has format ${format}; this version of Headrace reads format ${journalFormat}.`,
+      )
     const has = Number(this.#store.meta('partitions'))
     if (has !== asked) {
-      throw new HeadraceError('data-partitions', `The data directory was created with ${has} partitions, and cannot be opened with ${asked}: keys would lose their order. Start with partitions = ${has}, or use a new data directory.`, { details: { has, asked } })
+      throw new HeadraceError(
+        'data-partitions',
+        `The data directory was created with ${has} partitions, and cannot be opened with ${asked}: keys would lose their order. Start with partitions = ${has}, or use a new data directory.`,
+        { details: { has, asked } },
+      )
     }
     return has
   }

@@ -18,7 +18,8 @@ export interface SqliteLedgerOptions extends LedgerOptions {
 function threadOf(options: SqliteLedgerOptions): ThreadOption {
   const asked = options.thread ?? process.env['HEADRACE_SQLITE_THREAD']
   if (asked === undefined || asked === '') return import.meta.url.endsWith('.ts') ? 'main' : 'worker'
-  if (asked !== 'main' && asked !== 'worker') throw new HeadraceError('option-invalid', `HEADRACE_SQLITE_THREAD must be 'main' or 'worker', not ${JSON.stringify(asked)}.`)
+  if (asked !== 'main' && asked !== 'worker')
+    throw new HeadraceError('option-invalid', `HEADRACE_SQLITE_THREAD must be 'main' or 'worker', not ${JSON.stringify(asked)}.`)
   return asked
 }
 
@@ -30,7 +31,8 @@ export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<Le
   const paths = new Map([[join(dataDir, 'journal.sqlite'), 'the journal']])
   for (const { name, path } of databases) {
     const other = paths.get(path)
-    if (other !== undefined) throw new HeadraceError('app-invalid', `SQLite '${name}' and ${other} are one file: ${path}. Give each a file of its own.`)
+    if (other !== undefined)
+      throw new HeadraceError('app-invalid', `SQLite '${name}' and ${other} are one file: ${path}. Give each a file of its own.`)
     paths.set(path, `'${name}'`)
   }
   const port = await openPort({ dataDir, partitions: options.partitions, databases }, threadOf(options))
@@ -72,7 +74,12 @@ function byId<T extends { readonly id: string }>(items: readonly T[]): Map<strin
 }
 
 /** One transaction at a time per file: SQLite has one writer, and this one must not block its thread waiting for itself. */
-async function beginTransaction(port: Port, locks: ReadonlyMap<string, Mutex>, databases: readonly string[], ids: BatchIds): Promise<Transaction> {
+async function beginTransaction(
+  port: Port,
+  locks: ReadonlyMap<string, Mutex>,
+  databases: readonly string[],
+  ids: BatchIds,
+): Promise<Transaction> {
   const held = [...databases].sort().map((name) => locks.get(name) ?? new Mutex())
   for (const lock of held) await lock.acquire()
   const releaseAll = (): void => {
@@ -134,7 +141,11 @@ class SqliteTransaction implements Transaction {
   }
 
   async #write(database: string, verb: Verb): Promise<Row[] | number> {
-    if (!this.#open) throw new HeadraceError('transaction-closed', `The transaction on '${database}' has ended. Await every database call before the handler returns.`)
+    if (!this.#open)
+      throw new HeadraceError(
+        'transaction-closed',
+        `The transaction on '${database}' has ended. Await every database call before the handler returns.`,
+      )
     return this.#port.call('write', this.#number, database, verb)
   }
 

@@ -74,7 +74,7 @@ const statements = {
   waiting: 'select count(*) as waiters from headrace_lock_waiter where key = ?1',
   queue: 'insert into headrace_lock_waiter (key, id, permits, ttl_us, from_us, wait_us) values (?1, ?2, ?3, ?4, ?5, ?6)',
   leave: 'delete from headrace_lock_waiter where key = ?1 and id = ?2',
-  holders: 'select id from headrace_lock_holder where key = ?1 and (?2 = \'\' or id = ?2)',
+  holders: "select id from headrace_lock_holder where key = ?1 and (?2 = '' or id = ?2)",
   busy: `select key from headrace_lock_holder where from_us <= ?1 and from_us + ttl_us > ?1 union select key from headrace_lock_waiter order by key limit ?2`,
   list: `select id, token, permits, from_us + ttl_us - ?2 as left_us from headrace_lock_holder where key = ?1 and ${live} order by token`,
   prune: `delete from headrace_lock where key in (
@@ -116,7 +116,8 @@ class SqliteLockEngine implements LockEngine {
 
   constructor(options: SqliteLocksOptions) {
     const { file, timeoutMs = 1_000, waitersMax = 10_000, tokenMemoryMs = 86_400_000 } = options
-    if (typeof file !== 'string' || file === '' || file === ':memory:' || file.includes('\0')) throw new HeadraceError('option-invalid', 'file must be the path of a SQLite file.')
+    if (typeof file !== 'string' || file === '' || file === ':memory:' || file.includes('\0'))
+      throw new HeadraceError('option-invalid', 'file must be the path of a SQLite file.')
     checkWhole('timeoutMs', timeoutMs, 10, 60_000)
     checkWhole('waitersMax', waitersMax, 1, 1_000_000)
     checkWhole('tokenMemoryMs', tokenMemoryMs, 1_000, 30 * 86_400_000)
@@ -176,7 +177,13 @@ class SqliteLockEngine implements LockEngine {
       return keys.map(({ key }) => {
         const { token = 0, capacity = 0 } = this.#lock(key) ?? {}
         const holders = this.#sql.list.all(key, now) as { id: string; token: number; permits: number; left_us: number }[]
-        return { key, limit: capacity, lastToken: token, waiting: this.#waiting(key), holders: holders.map(({ left_us, ...rest }): LockHolder => ({ ...rest, remainingMs: left_us / 1_000 })) }
+        return {
+          key,
+          limit: capacity,
+          lastToken: token,
+          waiting: this.#waiting(key),
+          holders: holders.map(({ left_us, ...rest }): LockHolder => ({ ...rest, remainingMs: left_us / 1_000 })),
+        }
       })
     })
   }
@@ -246,7 +253,11 @@ class SqliteLockEngine implements LockEngine {
     return (this.#sql.lock.get(key) as { token: number; capacity: number } | undefined) ?? null
   }
 
-  #head(key: string): { readonly id: string; readonly permits: number; readonly ttl_us: number; readonly from_us: number; readonly wait_us: number } | undefined {
+  #head(
+    key: string,
+  ):
+    | { readonly id: string; readonly permits: number; readonly ttl_us: number; readonly from_us: number; readonly wait_us: number }
+    | undefined {
     return this.#sql.head.get(key) as never
   }
 
@@ -272,7 +283,8 @@ class SqliteLockEngine implements LockEngine {
       } catch (error) {
         const ours = sqliteError(this.#file, error)
         if (ours.code !== 'sql-busy') throw ours
-        if (performance.now() >= deadline) throw new HeadraceError('engine-timeout', `Other processes wrote to ${this.#file} for ${this.#timeoutMs} ms without a gap.`)
+        if (performance.now() >= deadline)
+          throw new HeadraceError('engine-timeout', `Other processes wrote to ${this.#file} for ${this.#timeoutMs} ms without a gap.`)
       }
       await pause(backoffMs(attempt, retryBaseMs, retryMaxMs))
     }

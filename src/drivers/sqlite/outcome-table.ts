@@ -19,11 +19,15 @@ export class OutcomeTable implements Memory {
   constructor(store: JournalStore) {
     this.#store = store
     store.follow(this)
-    const { first, last } = store.run('select coalesce(min(n), 1) as first, coalesce(max(n), 0) as last from outcome').get() as { first: number; last: number }
+    const { first, last } = store.run('select coalesce(min(n), 1) as first, coalesce(max(n), 0) as last from outcome').get() as {
+      first: number
+      last: number
+    }
     this.#first = first
     this.#next = last + 1
     this.#index = new HashIndex(Math.max(1024, last - first + 1))
-    for (const { n, hash } of store.run('select n, hash from outcome').iterate() as Iterable<{ n: number; hash: number }>) this.#index.addHash(hash, n)
+    for (const { n, hash } of store.run('select n, hash from outcome').iterate() as Iterable<{ n: number; hash: number }>)
+      this.#index.addHash(hash, n)
   }
 
   get size(): number {
@@ -38,7 +42,9 @@ export class OutcomeTable implements Memory {
   }
 
   insert(outcomes: readonly StoredOutcome[]): void {
-    const insert = this.#store.run('insert into outcome (n, hash, id, status, digest, body, position, partition, at, crc) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
+    const insert = this.#store.run(
+      'insert into outcome (n, hash, id, status, digest, body, position, partition, at, crc) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+    )
     for (const { id, status, digest, body, position, partition, at } of outcomes) {
       const hash = hash53(id)
       insert.run(this.#next, hash, id, status, digest, body, position, partition, at, crc32(body))
@@ -50,10 +56,16 @@ export class OutcomeTable implements Memory {
   /** Throws 'data-corrupt' when its checksum is wrong. */
   find(id: string): StoredOutcome | null {
     for (const n of this.#index.find(id)) {
-      const row = this.#store.run('select id, status, digest, body, position, partition, at, crc from outcome where n = ?').get(n) as (StoredOutcome & { crc: number }) | undefined
+      const row = this.#store.run('select id, status, digest, body, position, partition, at, crc from outcome where n = ?').get(n) as
+        | (StoredOutcome & { crc: number })
+        | undefined
       if (row?.id !== id) continue
       const { crc, ...outcome } = row
-      if (crc32(outcome.body) !== crc) throw new HeadraceError('data-corrupt', `The outcome of ${id} in the journal is damaged (its checksum is wrong). Restore the data directory from a backup.`)
+      if (crc32(outcome.body) !== crc)
+        throw new HeadraceError(
+          'data-corrupt',
+          `The outcome of ${id} in the journal is damaged (its checksum is wrong). Restore the data directory from a backup.`,
+        )
       return outcome
     }
     return null
@@ -73,7 +85,11 @@ export class OutcomeTable implements Memory {
     const last = this.#next - keepMax
     const first = this.#store.run('select at from outcome where n >= ? order by n limit 1').get(this.#first) as { at: number } | undefined
     if (first === undefined || (first.at >= olderThan && this.#first >= last)) return 0
-    const rows = this.#store.run('select n, hash, at from outcome where n >= ? order by n limit ?').all(this.#first, pruneRowsMax) as { n: number; hash: number; at: number }[]
+    const rows = this.#store.run('select n, hash, at from outcome where n >= ? order by n limit ?').all(this.#first, pruneRowsMax) as {
+      n: number
+      hash: number
+      at: number
+    }[]
     const kept = rows.findIndex((row) => row.at >= olderThan && row.n >= last)
     const old = kept === -1 ? rows : rows.slice(0, kept)
     const end = old.at(-1)?.n

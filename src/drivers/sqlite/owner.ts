@@ -40,7 +40,11 @@ export class OwnerLock {
       if (known.code !== 'sql-busy') throw known
       const owner = ownerOf(dataDir)
       const who = owner === null ? 'another process' : `process ${owner.pid} on ${owner.host}, since ${owner.startedAt}`
-      throw new HeadraceError('data-in-use', `The data directory ${dataDir} is in use by ${who}. Stop it, or start with another data directory.`, { details: { dataDir, owner } })
+      throw new HeadraceError(
+        'data-in-use',
+        `The data directory ${dataDir} is in use by ${who}. Stop it, or start with another data directory.`,
+        { details: { dataDir, owner } },
+      )
     }
     const owner: Owner = { pid: process.pid, host: hostname(), startedAt: new Date().toISOString() }
     writeFileSync(join(dataDir, 'owner.json'), `${JSON.stringify(owner)}\n`)

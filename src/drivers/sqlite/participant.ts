@@ -5,7 +5,7 @@
  * fence row is moved and the changeset taken) → idle again by commit or abort.
  *
  * What must hold:
- * - `headrace_fence` has one row per journal: the epoch of its owner and the
+ * - `headrace_partition` has one row per journal: the epoch of its owner and the
  *   number of the last batch this file has. Both change in the transaction of
  *   the batch, so the row tells the truth after any crash.
  * - Everything a batch changes is in its changeset; a table without a primary
@@ -47,7 +47,9 @@ export class Participant {
     try {
       // The ledger checkpoints by itself, since it must know what is on disk.
       this.#writer.exec('pragma wal_autocheckpoint = 0')
-      this.#writer.exec('create table if not exists headrace_fence (scope text primary key not null, epoch integer not null, batch integer not null) without rowid')
+      this.#writer.exec(
+        'create table if not exists headrace_partition (scope text primary key not null, epoch integer not null, batch integer not null) without rowid',
+      )
       if (options.schema !== null) this.#writer.exec(options.schema)
       this.#reader = openDatabase(options.name, options.path, { synchronous: 'normal', readOnly: true, cacheKiB })
       this.#checkTables()
@@ -57,13 +59,15 @@ export class Participant {
     }
     this.writes = new Verbs(options.name, this.#writer)
     this.reads = new Verbs(options.name, this.#reader, { readOnly: true })
-    const move = this.#writer.prepare('update headrace_fence set epoch = ?, batch = ? where scope = ? and epoch <= ?')
+    const move = this.#writer.prepare('update headrace_partition set epoch = ?, batch = ? where scope = ? and epoch <= ?')
     this.#moveFence = (epoch, batch) => Number(move.run(epoch, batch, scope, epoch).changes) === 1
   }
 
   /** The last batch this file has of our journal, or null when it has never seen it. */
   marker(): number | null {
-    const row = this.#writer.prepare('select batch from headrace_fence where scope = ?').get(this.#scope) as { batch: number } | undefined
+    const row = this.#writer.prepare('select batch from headrace_partition where scope = ?').get(this.#scope) as
+      | { batch: number }
+      | undefined
     return row?.batch ?? null
   }
 
@@ -71,7 +75,9 @@ export class Participant {
   adopt(epoch: number, batch: number): void {
     this.#guarded(() => {
       this.#writer
-        .prepare('insert into headrace_fence (scope, epoch, batch) values (?, ?, ?) on conflict (scope) do update set epoch = excluded.epoch where headrace_fence.epoch < excluded.epoch')
+        .prepare(
+          'insert into headrace_partition (scope, epoch, batch) values (?, ?, ?) on conflict (scope) do update set epoch = excluded.epoch where headrace_partition.epoch < excluded.epoch',
+        )
         .run(this.#scope, epoch, batch)
     })
   }
@@ -93,7 +99,10 @@ export class Participant {
     return this.#guarded(() => {
       if (this.#totalChanges() === this.#changesBefore) return null
       if (!this.#moveFence(epoch, batch)) {
-        throw new HeadraceError('fenced', `Another owner has taken SQLite '${this.name}' under a later epoch than ${epoch}. This node must stop.`)
+        throw new HeadraceError(
+          'fenced',
+          `Another owner has taken SQLite '${this.name}' under a later epoch than ${epoch}. This node must stop.`,
+        )
       }
       const changes = this.#session?.changeset() ?? null
       this.#session?.close()
@@ -127,11 +136,17 @@ export class Participant {
       this.#writer.exec('pragma foreign_keys = off')
       this.#writer.exec('begin immediate')
       try {
-        const triggers = this.#writer.prepare("select name, sql from sqlite_master where type = 'trigger'").all() as { name: string; sql: string }[]
+        const triggers = this.#writer.prepare("select name, sql from sqlite_master where type = 'trigger'").all() as {
+          name: string
+          sql: string
+        }[]
         for (const { name } of triggers) this.#writer.exec(`drop trigger "${name.replaceAll('"', '""')}"`)
         const applied = this.#writer.applyChangeset(changes, { onConflict: () => constants.SQLITE_CHANGESET_ABORT })
         if (!applied) {
-          throw new HeadraceError('data-diverged', `Batch ${batch} of the journal does not fit the rows of SQLite '${this.name}' (${this.path}): somebody else changed the file after a crash. Restore the data directory from a backup; nothing was changed.`)
+          throw new HeadraceError(
+            'data-diverged',
+            `Batch ${batch} of the journal does not fit the rows of SQLite '${this.name}' (${this.path}): somebody else changed the file after a crash. Restore the data directory from a backup; nothing was changed.`,
+          )
         }
         for (const { sql } of triggers) this.#writer.exec(sql)
         this.#writer.exec('commit')
@@ -163,15 +178,27 @@ export class Participant {
     const { schema_version: version } = this.#writer.prepare('pragma schema_version').get() as { schema_version: number }
     if (version === this.#schemaVersion) return
     // A deferred constraint would be checked by the file's own commit, when the journal has decided already.
-    const deferred = this.#writer.prepare("select name from sqlite_master where type = 'table' and replace(sql, char(10), ' ') like '%deferrable%initially%deferred%'").get() as { name: string } | undefined
+    const deferred = this.#writer
+      .prepare("select name from sqlite_master where type = 'table' and replace(sql, char(10), ' ') like '%deferrable%initially%deferred%'")
+      .get() as { name: string } | undefined
     if (deferred !== undefined) {
-      throw new HeadraceError('constraint-deferred', `Table '${deferred.name}' of SQLite '${this.name}' has a foreign key that is DEFERRABLE INITIALLY DEFERRED; a batch could then fail after it was decided. Declare it without.`, { details: { database: this.name, table: deferred.name } })
+      throw new HeadraceError(
+        'constraint-deferred',
+        `Table '${deferred.name}' of SQLite '${this.name}' has a foreign key that is DEFERRABLE INITIALLY DEFERRED; a batch could then fail after it was decided. Declare it without.`,
+        { details: { database: this.name, table: deferred.name } },
+      )
     }
-    const tables = this.#writer.prepare("select name from pragma_table_list where schema = 'main' and type = 'table' and name not like 'sqlite\\_%' escape '\\'").all() as { name: string }[]
+    const tables = this.#writer
+      .prepare("select name from pragma_table_list where schema = 'main' and type = 'table' and name not like 'sqlite\\_%' escape '\\'")
+      .all() as { name: string }[]
     for (const { name } of tables) {
       const keys = this.#writer.prepare('select count(*) as n from pragma_table_info(?) where pk > 0').get(name) as { n: number }
       if (keys.n === 0) {
-        throw new HeadraceError('table-without-key', `Table '${name}' of SQLite '${this.name}' has no primary key, so its changes could not be replayed after a crash. Give it one.`, { details: { database: this.name, table: name } })
+        throw new HeadraceError(
+          'table-without-key',
+          `Table '${name}' of SQLite '${this.name}' has no primary key, so its changes could not be replayed after a crash. Give it one.`,
+          { details: { database: this.name, table: name } },
+        )
       }
     }
     this.#schemaVersion = version

@@ -80,7 +80,15 @@ async function openWorkerPort(options: EngineOptions): Promise<Port> {
       else call?.resolve(answer.reply)
     }
   })
-  worker.on('error', (error) => end(new HeadraceError('storage-failed', `The storage thread failed: ${error.message}. Start the node again; it recovers from the journal.`, { cause: error })))
+  worker.on('error', (error) =>
+    end(
+      new HeadraceError(
+        'storage-failed',
+        `The storage thread failed: ${error.message}. Start the node again; it recovers from the journal.`,
+        { cause: error },
+      ),
+    ),
+  )
   worker.on('exit', () => {
     end(new HeadraceError('storage-failed', 'The storage thread has ended. Start the node again; it recovers from the journal.'))
     exit.resolve()

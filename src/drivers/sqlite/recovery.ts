@@ -2,7 +2,7 @@
  * Opens a data directory: takes it, looks for damage, and brings every file to
  * where the journal says it is, before anything else may write.
  *
- * What each file's marker (the batch in `headrace_fence`) can say:
+ * What each file's marker (the batch in `headrace_partition`) can say:
  * - as far as the journal: nothing to do;
  * - behind it: the redo from there on is applied, in order of batch;
  * - behind the redo that is left, or missing though the journal knows the file:
@@ -45,7 +45,13 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
       redone += recoverFile(journal, participant)
     }
     if ([...participants.values()].every((participant) => participant.checkpoint())) journal.redo.drop(journal.lastBatch)
-    const opened: Opened = { firstPosition: journal.firstPosition, partitions: journal.partitions, epoch: journal.epoch, queued: journal.counts().queued, redone }
+    const opened: Opened = {
+      firstPosition: journal.firstPosition,
+      partitions: journal.partitions,
+      epoch: journal.epoch,
+      queued: journal.counts().queued,
+      redone,
+    }
     return { engine: new Engine(journal, participants, () => lock.release()), opened }
   } catch (error) {
     for (const participant of participants.values()) participant.close()
@@ -67,14 +73,26 @@ function recoverFile(journal: Journal, participant: Participant): number {
     return 0
   }
   if (marker === null) {
-    throw new HeadraceError('data-diverged', `SQLite '${name}' (${path}) has never been written by this journal, though the journal knows it: the file was replaced or deleted. Restore it, or start with a new data directory.`, { details: { database: name } })
+    throw new HeadraceError(
+      'data-diverged',
+      `SQLite '${name}' (${path}) has never been written by this journal, though the journal knows it: the file was replaced or deleted. Restore it, or start with a new data directory.`,
+      { details: { database: name } },
+    )
   }
   if (marker > journal.lastBatch) {
-    throw new HeadraceError('data-diverged', `SQLite '${name}' (${path}) has batch ${marker}, but the journal ends at batch ${journal.lastBatch}: the journal has lost commits. Restore the whole data directory from one backup; nothing was changed.`, { details: { database: name } })
+    throw new HeadraceError(
+      'data-diverged',
+      `SQLite '${name}' (${path}) has batch ${marker}, but the journal ends at batch ${journal.lastBatch}: the journal has lost commits. Restore the whole data directory from one backup; nothing was changed.`,
+      { details: { database: name } },
+    )
   }
   const missing = journal.redo.after(name, marker)
   if (marker < known.dropped) {
-    throw new HeadraceError('data-diverged', `SQLite '${name}' (${path}) is older than the journal: it has batch ${marker}, and the redo up to batch ${known.dropped} is gone. Restore the whole data directory from one backup; nothing was changed.`, { details: { database: name } })
+    throw new HeadraceError(
+      'data-diverged',
+      `SQLite '${name}' (${path}) is older than the journal: it has batch ${marker}, and the redo up to batch ${known.dropped} is gone. Restore the whole data directory from one backup; nothing was changed.`,
+      { details: { database: name } },
+    )
   }
   crashPoint('redo.before-apply')
   for (const { changes, batch } of missing) participant.redo(changes, batch)
@@ -87,7 +105,11 @@ function recoverFile(journal: Journal, participant: Participant): number {
 function refuseDamagedLog(path: string): void {
   const report = examineWal(`${path}-wal`)
   if (report?.badFrame != null && report.commitsBehind > 1) {
-    throw new HeadraceError('data-corrupt', `The journal's log ${path}-wal is damaged in its middle: frame ${report.badFrame + 1} is wrong, with ${report.commitsBehind} commits behind it. Restore the data directory from a backup; nothing was changed.`, { details: { path: `${path}-wal`, ...report } })
+    throw new HeadraceError(
+      'data-corrupt',
+      `The journal's log ${path}-wal is damaged in its middle: frame ${report.badFrame + 1} is wrong, with ${report.commitsBehind} commits behind it. Restore the data directory from a backup; nothing was changed.`,
+      { details: { path: `${path}-wal`, ...report } },
+    )
   }
 }
 
@@ -98,6 +120,10 @@ function makeDirectory(dataDir: string): void {
     accessSync(dataDir, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error)
-    throw new HeadraceError('data-unreadable', `The data directory ${dataDir} cannot be used: ${why}. Correct its owner and mode, or name another directory.`, { cause: error })
+    throw new HeadraceError(
+      'data-unreadable',
+      `The data directory ${dataDir} cannot be used: ${why}. Correct its owner and mode, or name another directory.`,
+      { cause: error },
+    )
   }
 }

@@ -39,9 +39,15 @@ export class RedoTable implements Memory {
 
   /** The redo that a file with this marker lacks, in order of batch. Throws 'data-corrupt'. */
   after(file: string, marker: number): Redo[] {
-    const rows = this.#store.run('select batch, file, changes, crc from redo where file = ? and batch > ? order by batch').all(file, marker) as unknown as (Redo & { crc: number })[]
+    const rows = this.#store
+      .run('select batch, file, changes, crc from redo where file = ? and batch > ? order by batch')
+      .all(file, marker) as unknown as (Redo & { crc: number })[]
     for (const { batch, changes, crc } of rows) {
-      if (crc32(changes) !== crc) throw new HeadraceError('data-corrupt', `The redo of batch ${batch} for SQLite '${file}' in the journal is damaged (its checksum is wrong). Restore the data directory from a backup; nothing was changed.`)
+      if (crc32(changes) !== crc)
+        throw new HeadraceError(
+          'data-corrupt',
+          `The redo of batch ${batch} for SQLite '${file}' in the journal is damaged (its checksum is wrong). Restore the data directory from a backup; nothing was changed.`,
+        )
     }
     return rows
   }
@@ -49,7 +55,11 @@ export class RedoTable implements Memory {
   /** Forgets redo up to `batch`: every file has it on disk. */
   drop(batch: number): void {
     this.#store.transaction(() => {
-      this.#store.run('update file set dropped = max(dropped, coalesce((select max(batch) from redo where redo.file = file.name and redo.batch <= ?), 0))').run(batch)
+      this.#store
+        .run(
+          'update file set dropped = max(dropped, coalesce((select max(batch) from redo where redo.file = file.name and redo.batch <= ?), 0))',
+        )
+        .run(batch)
       this.#store.run('delete from redo where batch <= ?').run(batch)
     })
     this.bytes = this.#bytesKept()
@@ -60,7 +70,9 @@ export class RedoTable implements Memory {
   }
 
   registerFile(name: string, path: string, dropped: number): void {
-    this.#store.run('insert into file (name, path, dropped) values (?, ?, ?) on conflict (name) do update set path = excluded.path').run(name, path, dropped)
+    this.#store
+      .run('insert into file (name, path, dropped) values (?, ?, ?) on conflict (name) do update set path = excluded.path')
+      .run(name, path, dropped)
   }
 
   #bytesKept(): number {

@@ -34,7 +34,11 @@ export class JournalStore {
       this.database.exec(`pragma wal_autocheckpoint = ${checkpointPages}`)
       const rows = this.database.prepare('pragma quick_check(1)').all() as { quick_check: string }[]
       const finding = rows[0]?.quick_check
-      if (finding !== 'ok') throw new HeadraceError('data-corrupt', `The journal ${path} is damaged: ${finding}. Restore the data directory from a backup; nothing was changed.`)
+      if (finding !== 'ok')
+        throw new HeadraceError(
+          'data-corrupt',
+          `The journal ${path} is damaged: ${finding}. Restore the data directory from a backup; nothing was changed.`,
+        )
     } catch (error) {
       this.database.close()
       throw sqliteError('journal', error)

@@ -31,7 +31,8 @@ afterEach(() => {
 })
 
 const items = (): Row[] => file.prepare('select sku, remaining from item order by sku').all() as Row[]
-const parts = (): unknown[][] => (file.prepare('select a, b, n, note from part order by a, b').all() as Row[]).map((row) => Object.values(row))
+const parts = (): unknown[][] =>
+  (file.prepare('select a, b, n, note from part order by a, b').all() as Row[]).map((row) => Object.values(row))
 
 async function refusal(running: Promise<unknown>): Promise<HeadraceError> {
   try {
@@ -46,29 +47,75 @@ const codeOf = async (running: Promise<unknown>): Promise<string> => (await refu
 
 describe('insertMany', () => {
   it('inserts all rows and says how many', async () => {
-    expect(await db.insertMany('item', [{ sku: 'a', remaining: 1 }, { remaining: 2, sku: 'b' }])).toBe(2)
-    expect(items()).toEqual([{ sku: 'a', remaining: 1 }, { sku: 'b', remaining: 2 }])
+    expect(
+      await db.insertMany('item', [
+        { sku: 'a', remaining: 1 },
+        { remaining: 2, sku: 'b' },
+      ]),
+    ).toBe(2)
+    expect(items()).toEqual([
+      { sku: 'a', remaining: 1 },
+      { sku: 'b', remaining: 2 },
+    ])
   })
 
   it('fails when a key is there, or leaves the old row where it is told to', async () => {
     await db.insertMany('item', [{ sku: 'a', remaining: 1 }])
     expect(await codeOf(db.insertMany('item', [{ sku: 'a', remaining: 9 }]))).toBe('sql-failed')
-    expect(await db.insertMany('item', [{ sku: 'a', remaining: 9 }, { sku: 'b', remaining: 2 }], { onConflict: 'ignore' })).toBe(1)
-    expect(items()).toEqual([{ sku: 'a', remaining: 1 }, { sku: 'b', remaining: 2 }])
+    expect(
+      await db.insertMany(
+        'item',
+        [
+          { sku: 'a', remaining: 9 },
+          { sku: 'b', remaining: 2 },
+        ],
+        { onConflict: 'ignore' },
+      ),
+    ).toBe(1)
+    expect(items()).toEqual([
+      { sku: 'a', remaining: 1 },
+      { sku: 'b', remaining: 2 },
+    ])
   })
 })
 
 describe('updateMany', () => {
   it('sets the other columns of the rows it finds, and counts them', async () => {
-    await db.insertMany('part', [{ a: 'x', b: 1 }, { a: 'x', b: 2 }, { a: 'y', b: 1 }])
-    expect(await db.updateMany('part', ['a', 'b'], [{ a: 'x', b: 1, n: 5, note: 'five' }, { b: 1, note: null, a: 'y', n: 6 }, { a: 'none', b: 1, n: 7, note: '' }])).toBe(2)
-    expect(parts()).toEqual([['x', 1, 5, 'five'], ['x', 2, 0, null], ['y', 1, 6, null]])
+    await db.insertMany('part', [
+      { a: 'x', b: 1 },
+      { a: 'x', b: 2 },
+      { a: 'y', b: 1 },
+    ])
+    expect(
+      await db.updateMany(
+        'part',
+        ['a', 'b'],
+        [
+          { a: 'x', b: 1, n: 5, note: 'five' },
+          { b: 1, note: null, a: 'y', n: 6 },
+          { a: 'none', b: 1, n: 7, note: '' },
+        ],
+      ),
+    ).toBe(2)
+    expect(parts()).toEqual([
+      ['x', 1, 5, 'five'],
+      ['x', 2, 0, null],
+      ['y', 1, 6, null],
+    ])
   })
 
   it('changes every row that a partial key finds', async () => {
-    await db.insertMany('part', [{ a: 'x', b: 1 }, { a: 'x', b: 2 }, { a: 'y', b: 1 }])
+    await db.insertMany('part', [
+      { a: 'x', b: 1 },
+      { a: 'x', b: 2 },
+      { a: 'y', b: 1 },
+    ])
     expect(await db.updateMany('part', 'a', [{ a: 'x', n: 3 }])).toBe(2)
-    expect(parts()).toEqual([['x', 1, 3, null], ['x', 2, 3, null], ['y', 1, 0, null]])
+    expect(parts()).toEqual([
+      ['x', 1, 3, null],
+      ['x', 2, 3, null],
+      ['y', 1, 0, null],
+    ])
   })
 
   it('changes nothing when the rows have nothing but their key', async () => {
@@ -85,13 +132,22 @@ describe('updateMany', () => {
 describe('addMany', () => {
   it('adds to the other columns, one row after the other', async () => {
     await db.insertMany('item', [{ sku: 'a', remaining: 10 }])
-    expect(await db.addMany('item', 'sku', [{ sku: 'a', remaining: -3 }, { sku: 'a', remaining: -2 }, { sku: 'none', remaining: 1 }])).toBe(2)
+    expect(
+      await db.addMany('item', 'sku', [
+        { sku: 'a', remaining: -3 },
+        { sku: 'a', remaining: -2 },
+        { sku: 'none', remaining: 1 },
+      ]),
+    ).toBe(2)
     expect(items()).toEqual([{ sku: 'a', remaining: 5 }])
   })
 
   it('adds beyond 2^53 without losing a unit', async () => {
     await db.insertMany('item', [{ sku: 'a', remaining: 2n ** 60n }])
-    await db.addMany('item', 'sku', [{ sku: 'a', remaining: 1 }, { sku: 'a', remaining: 2n }])
+    await db.addMany('item', 'sku', [
+      { sku: 'a', remaining: 1 },
+      { sku: 'a', remaining: 2n },
+    ])
     expect(await db.selectIn('item', 'sku', ['a'], { columns: ['remaining'] })).toEqual([{ remaining: 2n ** 60n + 3n }])
   })
 })
@@ -99,12 +155,28 @@ describe('addMany', () => {
 describe('upsertMany', () => {
   it('inserts what is not there, and sets the others', async () => {
     await db.insertMany('item', [{ sku: 'a', remaining: 1 }])
-    expect(await db.upsertMany('item', 'sku', [{ sku: 'a', remaining: 5 }, { sku: 'b', remaining: 6 }])).toBe(2)
-    expect(items()).toEqual([{ sku: 'a', remaining: 5 }, { sku: 'b', remaining: 6 }])
+    expect(
+      await db.upsertMany('item', 'sku', [
+        { sku: 'a', remaining: 5 },
+        { sku: 'b', remaining: 6 },
+      ]),
+    ).toBe(2)
+    expect(items()).toEqual([
+      { sku: 'a', remaining: 5 },
+      { sku: 'b', remaining: 6 },
+    ])
   })
 
   it('adds to the columns that it is told to add to', async () => {
-    await db.upsertMany('part', ['a', 'b'], [{ a: 'x', b: 1, n: 5, note: 'one' }, { a: 'x', b: 1, n: 7, note: 'two' }], { add: ['n'] })
+    await db.upsertMany(
+      'part',
+      ['a', 'b'],
+      [
+        { a: 'x', b: 1, n: 5, note: 'one' },
+        { a: 'x', b: 1, n: 7, note: 'two' },
+      ],
+      { add: ['n'] },
+    )
     expect(parts()).toEqual([['x', 1, 12, 'two']])
   })
 
@@ -115,7 +187,14 @@ describe('upsertMany', () => {
 })
 
 describe('selectIn and deleteIn', () => {
-  beforeEach(async () => void (await db.insertMany('part', [{ a: 'x', b: 1 }, { a: 'x', b: 2 }, { a: 'y', b: 3 }])))
+  beforeEach(
+    async () =>
+      void (await db.insertMany('part', [
+        { a: 'x', b: 1 },
+        { a: 'x', b: 2 },
+        { a: 'y', b: 3 },
+      ])),
+  )
 
   it('find all rows of the values, in the columns asked for', async () => {
     expect(await db.selectIn('part', 'a', ['x', 'none'], { columns: ['b'] })).toEqual([{ b: 1 }, { b: 2 }])
@@ -143,7 +222,16 @@ describe('selectIn and deleteIn', () => {
 describe('no rows at all', () => {
   it('cost nothing and change nothing', async () => {
     const verbs = writeHandle(() => Promise.reject(new Error('asked')))
-    expect(await Promise.all([verbs.insertMany('item', []), verbs.updateMany('item', 'sku', []), verbs.addMany('item', 'sku', []), verbs.upsertMany('item', 'sku', []), verbs.deleteIn('item', 'sku', []), verbs.selectIn('item', 'sku', [])])).toEqual([0, 0, 0, 0, 0, []])
+    expect(
+      await Promise.all([
+        verbs.insertMany('item', []),
+        verbs.updateMany('item', 'sku', []),
+        verbs.addMany('item', 'sku', []),
+        verbs.upsertMany('item', 'sku', []),
+        verbs.deleteIn('item', 'sku', []),
+        verbs.selectIn('item', 'sku', []),
+      ]),
+    ).toEqual([0, 0, 0, 0, 0, []])
     expect(await readHandle(() => Promise.reject(new Error('asked'))).selectIn('item', 'sku', [])).toEqual([])
   })
 })
@@ -152,7 +240,13 @@ describe('rows that do not fit together', () => {
   it.each([
     ['one column too few', [{ sku: 'a', remaining: 1 }, { sku: 'b' }]],
     ['one column too many', [{ sku: 'a' }, { sku: 'b', remaining: 1 }]],
-    ['another column', [{ sku: 'a', remaining: 1 }, { sku: 'b', price: 1 }]],
+    [
+      'another column',
+      [
+        { sku: 'a', remaining: 1 },
+        { sku: 'b', price: 1 },
+      ],
+    ],
     ['an undefined value', [{ sku: 'a', remaining: undefined as never }]],
   ])('are refused: %s', async (_what, rows) => {
     expect(await codeOf(db.insertMany('item', rows as never))).toBe('sql-failed')
@@ -170,12 +264,16 @@ describe('values', () => {
 
   it('true and false are 1 and 0, and a date is its ISO text', async () => {
     await db.insertMany('item', [{ sku: 'a', remaining: true, price: false, at: new Date(0) }])
-    expect(await db.sql`select remaining, price, at from item where remaining = ${true} and at < ${new Date()}`).toEqual([{ remaining: 1, price: 0, at: '1970-01-01T00:00:00.000Z' }])
+    expect(await db.sql`select remaining, price, at from item where remaining = ${true} and at < ${new Date()}`).toEqual([
+      { remaining: 1, price: 0, at: '1970-01-01T00:00:00.000Z' },
+    ])
   })
 
   it('beyond 2^53 come as bigint, in select and in returning, and the others in the same row as numbers', async () => {
     const big = 2n ** 62n
-    expect(await db.sql`insert into item (sku, remaining, price) values ('a', ${big}, 2.5) returning remaining, price, 7 as small`).toEqual([{ remaining: big, price: 2.5, small: 7 }])
+    expect(await db.sql`insert into item (sku, remaining, price) values ('a', ${big}, 2.5) returning remaining, price, 7 as small`).toEqual(
+      [{ remaining: big, price: 2.5, small: 7 }],
+    )
     // Once: a repeated statement would have met its own row.
     expect(file.prepare('select count(*) as n from item').get()).toEqual({ n: 1 })
     expect(await db.sql`select remaining, 7 as small from item`).toEqual([{ remaining: big, small: 7 }])
@@ -198,7 +296,10 @@ describe('values', () => {
     await fc.assert(
       fc.asyncProperty(value, async (given) => {
         const [row] = await db.sql<{ v: SqlValue }>`select ${given} as v`
-        const expected = typeof given === 'bigint' && given >= BigInt(Number.MIN_SAFE_INTEGER) && given <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(given) : given
+        const expected =
+          typeof given === 'bigint' && given >= BigInt(Number.MIN_SAFE_INTEGER) && given <= BigInt(Number.MAX_SAFE_INTEGER)
+            ? Number(given)
+            : given
         expect(row?.v).toEqual(expected)
       }),
     )
@@ -226,7 +327,14 @@ describe('names', () => {
 
   it('of tables that are not plain are refused', async () => {
     for (const name of bad) {
-      for (const running of [db.insertMany(name, [{ sku: 'a' }]), db.updateMany(name, 'sku', [{ sku: 'a', remaining: 1 }]), db.addMany(name, 'sku', [{ sku: 'a', remaining: 1 }]), db.upsertMany(name, 'sku', [{ sku: 'a' }]), db.selectIn(name, 'sku', ['a']), db.deleteIn(name, 'sku', ['a'])]) {
+      for (const running of [
+        db.insertMany(name, [{ sku: 'a' }]),
+        db.updateMany(name, 'sku', [{ sku: 'a', remaining: 1 }]),
+        db.addMany(name, 'sku', [{ sku: 'a', remaining: 1 }]),
+        db.upsertMany(name, 'sku', [{ sku: 'a' }]),
+        db.selectIn(name, 'sku', ['a']),
+        db.deleteIn(name, 'sku', ['a']),
+      ]) {
         expect(await codeOf(running)).toBe('sql-failed')
       }
     }
@@ -234,7 +342,15 @@ describe('names', () => {
 
   it('of columns that are not plain are refused', async () => {
     for (const name of bad) {
-      for (const running of [db.insertMany('item', [{ [name]: 'a' }]), db.updateMany('item', 'sku', [{ sku: 'a', [name]: 1 }]), db.updateMany('item', name, [{ [name]: 'a', remaining: 1 }]), db.upsertMany('item', name, [{ [name]: 'a' }]), db.selectIn('item', name, ['a']), db.selectIn('item', 'sku', ['a'], { columns: [name] }), db.deleteIn('item', name, ['a'])]) {
+      for (const running of [
+        db.insertMany('item', [{ [name]: 'a' }]),
+        db.updateMany('item', 'sku', [{ sku: 'a', [name]: 1 }]),
+        db.updateMany('item', name, [{ [name]: 'a', remaining: 1 }]),
+        db.upsertMany('item', name, [{ [name]: 'a' }]),
+        db.selectIn('item', name, ['a']),
+        db.selectIn('item', 'sku', ['a'], { columns: [name] }),
+        db.deleteIn('item', name, ['a']),
+      ]) {
         expect(await codeOf(running)).toBe('sql-failed')
       }
     }
@@ -254,7 +370,13 @@ describe('names', () => {
   })
 
   it('that belong to Headrace are refused, however they are written', async () => {
-    for (const running of [db.insertMany('headrace_fence', [{ scope: 'x' }]), db.deleteIn('Headrace_Fence', 'scope', ['x']), db.selectIn('HEADRACE_FENCE', 'scope', ['x']), db.sql`delete from headrace_fence`, db.sql`update "HeadRace_fence" set scope = 'y'`]) {
+    for (const running of [
+      db.insertMany('headrace_fence', [{ scope: 'x' }]),
+      db.deleteIn('Headrace_Fence', 'scope', ['x']),
+      db.selectIn('HEADRACE_FENCE', 'scope', ['x']),
+      db.sql`delete from headrace_fence`,
+      db.sql`update "HeadRace_fence" set scope = 'y'`,
+    ]) {
       expect(await codeOf(running)).toBe('statement-refused')
     }
   })
@@ -262,8 +384,28 @@ describe('names', () => {
 
 describe('a statement', () => {
   it.each([
-    'begin', 'BEGIN IMMEDIATE', 'commit', 'end', 'rollback', 'savepoint x', 'release x', "attach 'x' as y", 'detach y', 'pragma foreign_keys = off', 'vacuum', 'create table t (a)', 'alter table item add column x', 'drop table item', 'reindex', 'analyze',
-    '  \n\t commit', ';;commit', '-- a comment\ncommit', '/* a comment */ commit', '/* one */ -- two\n /* three */;\n commit', '/**/commit',
+    'begin',
+    'BEGIN IMMEDIATE',
+    'commit',
+    'end',
+    'rollback',
+    'savepoint x',
+    'release x',
+    "attach 'x' as y",
+    'detach y',
+    'pragma foreign_keys = off',
+    'vacuum',
+    'create table t (a)',
+    'alter table item add column x',
+    'drop table item',
+    'reindex',
+    'analyze',
+    '  \n\t commit',
+    ';;commit',
+    '-- a comment\ncommit',
+    '/* a comment */ commit',
+    '/* one */ -- two\n /* three */;\n commit',
+    '/**/commit',
   ])('that is not for a handler is refused: %j', async (text) => {
     expect(await codeOf(db.sql(Object.assign([text], { raw: [text] })))).toBe('statement-refused')
   })
@@ -277,7 +419,13 @@ describe('a statement', () => {
     expect(items()).toEqual([])
   })
 
-  it.each(["insert into item (sku) values ('a;b');", "insert into item (sku) values ('a;b') ; ; ", "insert into item (sku) values ('a;b'); -- done", "insert into item (sku) values ('a;b'); /* done */", "insert into item (sku) values ('a;b') -- ; delete from item"])('may end as it likes: %j', async (text) => {
+  it.each([
+    "insert into item (sku) values ('a;b');",
+    "insert into item (sku) values ('a;b') ; ; ",
+    "insert into item (sku) values ('a;b'); -- done",
+    "insert into item (sku) values ('a;b'); /* done */",
+    "insert into item (sku) values ('a;b') -- ; delete from item",
+  ])('may end as it likes: %j', async (text) => {
     await db.sql(Object.assign([text], { raw: [text] }))
     expect(items()).toEqual([{ sku: 'a;b', remaining: null }])
   })
@@ -287,7 +435,8 @@ describe('a statement', () => {
     expect(wrong.code).toBe('sql-failed')
     expect(wrong.message).toContain('selec 1')
     expect(wrong.message).toContain("'shop'")
-    for (const empty of ['', '  ', '-- nothing', ';']) expect(await codeOf(db.sql(Object.assign([empty], { raw: [empty] })))).toBe('sql-failed')
+    for (const empty of ['', '  ', '-- nothing', ';'])
+      expect(await codeOf(db.sql(Object.assign([empty], { raw: [empty] })))).toBe('sql-failed')
   })
 
   it('binds its values and never pastes them', async () => {
@@ -312,7 +461,8 @@ describe('a statement', () => {
 
   it('of a thousand shapes still works: the oldest prepared ones go', async () => {
     await db.insertMany('item', [{ sku: 'a', remaining: 1 }])
-    for (let shape = 0; shape < 1_000; shape++) expect(await db.sql(Object.assign([`select ${shape} as n`], { raw: [''] }))).toEqual([{ n: shape }])
+    for (let shape = 0; shape < 1_000; shape++)
+      expect(await db.sql(Object.assign([`select ${shape} as n`], { raw: [''] }))).toEqual([{ n: shape }])
     expect(await db.selectIn('item', 'sku', ['a'], { columns: ['remaining'] })).toEqual([{ remaining: 1 }])
   })
 })

@@ -14,17 +14,30 @@ import { sqliteError } from './errors.ts'
 /** A verb with its arguments, as it crosses from one thread to the other. */
 export type Verb =
   | { readonly verb: 'sql'; readonly text: string; readonly values: readonly SqlValue[] }
-  | { readonly verb: 'selectIn'; readonly table: string; readonly column: string; readonly values: readonly SqlValue[]; readonly options: SelectOptions }
+  | {
+      readonly verb: 'selectIn'
+      readonly table: string
+      readonly column: string
+      readonly values: readonly SqlValue[]
+      readonly options: SelectOptions
+    }
   | { readonly verb: 'insertMany'; readonly table: string; readonly rows: readonly Row[]; readonly options: InsertOptions }
   | { readonly verb: 'updateMany' | 'addMany'; readonly table: string; readonly key: readonly string[]; readonly rows: readonly Row[] }
-  | { readonly verb: 'upsertMany'; readonly table: string; readonly key: readonly string[]; readonly rows: readonly Row[]; readonly add: readonly string[] }
+  | {
+      readonly verb: 'upsertMany'
+      readonly table: string
+      readonly key: readonly string[]
+      readonly rows: readonly Row[]
+      readonly add: readonly string[]
+    }
   | { readonly verb: 'deleteIn'; readonly table: string; readonly column: string; readonly values: readonly SqlValue[] }
 
 /** Prepared statements kept per connection; the one unused for longest goes first. */
 const statementsMax = 256
 
 const plainName = /^[A-Za-z_][A-Za-z0-9_$]{0,127}$/
-const refusedStatement = /^(?:\s|--[^\n]*\n|\/\*[\s\S]*?\*\/|;)*(begin|commit|end|rollback|savepoint|release|attach|detach|pragma|vacuum|create|alter|drop|reindex|analyze)\b/i
+const refusedStatement =
+  /^(?:\s|--[^\n]*\n|\/\*[\s\S]*?\*\/|;)*(begin|commit|end|rollback|savepoint|release|attach|detach|pragma|vacuum|create|alter|drop|reindex|analyze)\b/i
 const ownTable = /headrace_/i
 /** What may hold a semicolon that ends nothing, and the semicolon that ends a statement. */
 const semicolons = /'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|\/\*[\s\S]*?\*\/|;/g
@@ -68,11 +81,23 @@ export class Verbs {
   #sql(text: string, values: readonly SqlValue[]): Row[] {
     const refused = refusedStatement.exec(text)
     if (refused !== null) {
-      throw new HeadraceError('statement-refused', `${(refused[1] ?? '').toUpperCase()} is not allowed inside a command or a query of '${this.#name}': Headrace begins and ends the transaction, and the schema is set at start.`)
+      throw new HeadraceError(
+        'statement-refused',
+        `${(refused[1] ?? '').toUpperCase()} is not allowed inside a command or a query of '${this.#name}': Headrace begins and ends the transaction, and the schema is set at start.`,
+      )
     }
     if (ownTable.test(text)) throw this.#ownTableRefused()
-    if (!isOneStatement(text)) throw new HeadraceError('statement-refused', `Only the first of several statements would run on '${this.#name}': give sql one at a time.`)
-    return this.#attempt(text, (statement) => rowsOf(statement, values.map((value, index) => bound(value, `parameter ${index + 1}`))))
+    if (!isOneStatement(text))
+      throw new HeadraceError(
+        'statement-refused',
+        `Only the first of several statements would run on '${this.#name}': give sql one at a time.`,
+      )
+    return this.#attempt(text, (statement) =>
+      rowsOf(
+        statement,
+        values.map((value, index) => bound(value, `parameter ${index + 1}`)),
+      ),
+    )
   }
 
   #selectIn(table: string, column: string, values: readonly SqlValue[], options: SelectOptions): Row[] {
@@ -142,7 +167,10 @@ export class Verbs {
       return use(this.#prepared(text))
     } catch (error) {
       const known = sqliteError(this.#name, error, text)
-      if (this.#readOnly && known.code === 'data-unreadable') throw new HeadraceError('statement-refused', `A query only reads, but this statement writes to '${this.#name}': ${text}`, { cause: error })
+      if (this.#readOnly && known.code === 'data-unreadable')
+        throw new HeadraceError('statement-refused', `A query only reads, but this statement writes to '${this.#name}': ${text}`, {
+          cause: error,
+        })
       throw known
     }
   }
@@ -184,7 +212,11 @@ export class Verbs {
   }
 
   #identifier(what: string, name: string): string {
-    if (!plainName.test(name)) throw new HeadraceError('sql-failed', `${JSON.stringify(name)} is not a plain ${what} name on '${this.#name}': use letters, digits and underscores.`)
+    if (!plainName.test(name))
+      throw new HeadraceError(
+        'sql-failed',
+        `${JSON.stringify(name)} is not a plain ${what} name on '${this.#name}': use letters, digits and underscores.`,
+      )
     return `"${name}"`
   }
 
@@ -210,7 +242,11 @@ function isOneStatement(text: string): boolean {
 function bound(value: SqlValue | undefined, column: string): Bound {
   switch (typeof value) {
     case 'string':
-      if (!isStorable(value)) throw new HeadraceError('sql-failed', `The text for '${column}' has a zero character or half a surrogate pair, which SQLite cannot keep.`)
+      if (!isStorable(value))
+        throw new HeadraceError(
+          'sql-failed',
+          `The text for '${column}' has a zero character or half a surrogate pair, which SQLite cannot keep.`,
+        )
       return value
     case 'number':
       if (Number.isNaN(value)) throw new HeadraceError('sql-failed', `The value for '${column}' is NaN: use null for no value.`)
@@ -224,7 +260,10 @@ function bound(value: SqlValue | undefined, column: string): Bound {
     default:
       if (value === null || value instanceof Uint8Array) return value
       if (value instanceof Date) return value.toISOString()
-      throw new HeadraceError('sql-failed', `The value for '${column}' is ${Array.isArray(value) ? 'a list' : `of type ${typeof value}`}: use a text, a number, a bigint, true, false, null, bytes or a date.`)
+      throw new HeadraceError(
+        'sql-failed',
+        `The value for '${column}' is ${Array.isArray(value) ? 'a list' : `of type ${typeof value}`}: use a text, a number, a bigint, true, false, null, bytes or a date.`,
+      )
   }
 }
 

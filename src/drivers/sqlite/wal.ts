@@ -60,7 +60,9 @@ function examine(file: number, header: Buffer, size: number): WalReport | null {
     readSync(file, frame, 0, frameBytes, headerBytes + index * frameBytes)
     const ours = frame.compare(header, 16, 24, 8, 16) === 0
     if (badFrame === null) {
-      const next = ours ? checksum(frame.subarray(frameHeaderBytes), ...checksum(frame.subarray(0, 8), ...sums, bigEndian), bigEndian) : null
+      const next = ours
+        ? checksum(frame.subarray(frameHeaderBytes), ...checksum(frame.subarray(0, 8), ...sums, bigEndian), bigEndian)
+        : null
       if (next !== null && next[0] === frame.readUInt32BE(16) && next[1] === frame.readUInt32BE(20)) {
         sums = next
         goodFrames += 1

@@ -1,0 +1,11 @@
+/**
+ * `headrace/testing`: what Headrace is tested with, for whoever writes a driver.
+ *
+ * Each contract has one suite of promises, a function of the test runner and of
+ * what makes an engine; the servers are real ones, started for a test.
+ */
+export { type CacheHarness, cacheConformance, type TestRunner } from './cache-conformance.ts'
+export { type FenceHarness, type FencedRegisters, fenceConformance } from './fence-conformance.ts'
+export { type LockHarness, lockConformance } from './lock-conformance.ts'
+export * from './servers/index.ts'
+export { TcpProxy } from './tcp-proxy.ts'

@@ -1,0 +1,55 @@
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { programPath } from './binaries.ts'
+import { type Server, startServer } from './server-process.ts'
+
+export interface MariadbServerOptions {
+  /** More arguments of mariadbd, such as `['--innodb-lock-wait-timeout=1']`. */
+  readonly args?: readonly string[]
+}
+
+/** Starts MariaDB with the user `root`, no password, and an empty database `test`. */
+export function startMariadb(options: MariadbServerOptions = {}): Promise<Server> {
+  const { args = [] } = options
+  const asRoot = process.getuid?.() === 0 ? ['--user=root'] : []
+  return startServer({
+    name: 'mariadb',
+    stopSignal: 'SIGTERM',
+    readyLine: /ready for connections/,
+    prepare(directory) {
+      const data = join(directory, 'data')
+      mkdirSync(data)
+      execFileSync(
+        programPath('mariadb-install-db'),
+        ['--no-defaults', `--datadir=${data}`, '--auth-root-authentication-method=normal', '--skip-test-db', ...asRoot],
+        { stdio: 'pipe' },
+      )
+      writeFileSync(
+        join(directory, 'init.sql'),
+        "CREATE USER IF NOT EXISTS 'root'@'127.0.0.1';\nGRANT ALL PRIVILEGES ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS test;\n",
+      )
+    },
+    command: (directory, port) => ({
+      program: programPath('mariadbd'),
+      args: [
+        ...[
+          '--no-defaults',
+          `--datadir=${join(directory, 'data')}`,
+          `--port=${port}`,
+          '--bind-address=127.0.0.1',
+          `--socket=${join(directory, 's')}`,
+        ],
+        ...[
+          `--pid-file=${join(directory, 'pid')}`,
+          `--init-file=${join(directory, 'init.sql')}`,
+          '--skip-name-resolve',
+          '--innodb-buffer-pool-size=64M',
+          ...asRoot,
+        ],
+        ...args,
+      ],
+    }),
+    url: (port) => `mysql://root@127.0.0.1:${port}/test`,
+  })
+}

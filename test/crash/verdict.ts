@@ -1,0 +1,194 @@
+/**
+ * What must hold after everything was answered and the node has stopped, read
+ * from the SQLite files with SQL of our own; Headrace has no part in it.
+ *
+ * Each finding starts with the invariant of DESIGN, section 4, that it breaks.
+ */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { DatabaseSync, type DatabaseSyncInstance } from '@photostructure/sqlite'
+import type { Sent } from './load.ts'
+import { databaseNames, world } from './world.ts'
+
+interface Effect {
+  readonly seq: number
+  readonly position: number
+  readonly id: string
+  readonly command: string
+  readonly key: string
+  readonly sender: string
+  readonly number: number
+  readonly sku: string | null
+  readonly buyer: string
+  readonly units: number
+  readonly money: number
+}
+
+interface OutcomeRow {
+  readonly id: string
+  readonly status: string
+  readonly body: string
+}
+
+/** Runs a query on a file of the data directory, read-only. */
+export function readRows<Row>(dataDir: string, name: string, sql: string): Row[] {
+  const database: DatabaseSyncInstance = new DatabaseSync(join(dataDir, `${name}.sqlite`), { readOnly: true })
+  try {
+    return database.prepare(sql).all() as Row[]
+  } finally {
+    database.close()
+  }
+}
+
+/** The epoch of the last start; 0 when none came so far. */
+export function epochOf(dataDir: string): number {
+  if (!existsSync(join(dataDir, 'journal.sqlite'))) return 0
+  if (readRows(dataDir, 'journal', "select 1 from sqlite_master where name = 'meta'").length === 0) return 0
+  return readRows<{ value: number }>(dataDir, 'journal', "select value from meta where name = 'epoch'")[0]?.value ?? 0
+}
+
+/** Everything that is broken; empty when all is well. */
+export function findings(dataDir: string, sent: readonly Sent[]): string[] {
+  const outcomes = readRows<OutcomeRow>(dataDir, 'journal', 'select id, status, body from outcome')
+  const effects = readRows<Effect>(dataDir, 'orders', 'select * from effect order by seq')
+  return [
+    ...acknowledgedIsDurable(sent, outcomes),
+    ...onceAllOrNone(dataDir, sent, outcomes, effects),
+    ...orderPerKey(effects),
+    ...nothingLeftBehind(dataDir),
+    ...onlyPoisonFails(sent, outcomes),
+  ]
+}
+
+const scoped = ({ submission: { command, id } }: Sent): string => `${command}/default/${id}`
+
+function acknowledgedIsDurable(sent: readonly Sent[], outcomes: readonly OutcomeRow[]): string[] {
+  const stored = new Map(outcomes.map((outcome) => [outcome.id, outcome.body]))
+  const broken = (what: string): string => `1 acknowledged is durable: ${what}`
+  return sent.flatMap((each) => {
+    const body = stored.get(scoped(each))
+    const found: string[] = each.errors.map((error) => broken(`${scoped(each)} was answered with ${error}`))
+    if (each.durable && body === undefined) found.push(broken(`${scoped(each)} was said to be safe, and has no outcome`))
+    if (each.body === null && each.errors.length === 0) found.push(broken(`${scoped(each)} was never answered`))
+    if (each.body !== null && each.body !== body)
+      found.push(broken(`${scoped(each)} was answered ${each.body}, and ${body ?? 'nothing'} is stored`))
+    for (const other of each.others) found.push(broken(`${scoped(each)} was answered ${each.body} and then ${other}`))
+    return found
+  })
+}
+
+function onceAllOrNone(dataDir: string, sent: readonly Sent[], outcomes: readonly OutcomeRow[], effects: readonly Effect[]): string[] {
+  const found: string[] = []
+  const broken = (what: string): void => void found.push(`2 once, all or none: ${what}`)
+  const outcomesOf = countBy(outcomes, ({ id }) => id)
+  const effectsOf = countBy(effects, ({ command, id }) => `${command}/default/${id}`)
+  const committed = new Set(outcomes.filter(({ status }) => status === 'committed').map(({ id }) => id))
+  for (const [id, count] of outcomesOf) if (count > 1) broken(`${id} has ${count} outcomes`)
+  for (const [id, count] of effectsOf) if (count > 1) broken(`${id} took effect ${count} times`)
+  for (const id of committed) if (!effectsOf.has(id)) broken(`${id} is committed, and has no effect in 'orders'`)
+  for (const id of effectsOf.keys()) {
+    if (committed.has(id)) continue
+    const rejected = outcomesOf.has(id)
+    found.push(
+      rejected
+        ? `5 a rejected or failed command leaves nothing: ${id} took effect`
+        : `2 once, all or none: ${id} took effect and has no outcome`,
+    )
+  }
+  const known = new Set(sent.map(scoped))
+  for (const id of effectsOf.keys()) if (!known.has(id)) broken(`${id} took effect and was never sent`)
+
+  const stock = readRows<{ sku: string; units: number; moved: number }>(
+    dataDir,
+    'stock',
+    'select sku, stock.units, movement.units as moved from stock join movement using (sku)',
+  )
+  const unitsOut = sumBy(
+    effects,
+    ({ sku }) => sku ?? '',
+    ({ units }) => units,
+  )
+  for (const { sku, units, moved } of stock) {
+    const out = unitsOut.get(sku) ?? 0
+    if (units !== world.unitsPerSku - out) broken(`${sku} has ${units} left, where ${world.unitsPerSku} - ${out} ordered were to be left`)
+    if (moved !== out) broken(`the trigger counted ${moved} units of ${sku} where ${out} were ordered`)
+    if (units < 0) broken(`${sku} is oversold: ${units}`)
+  }
+  const wallets = readRows<{ buyer: string; balance: number }>(dataDir, 'wallet', 'select buyer, balance from wallet')
+  const moneyIn = sumBy(
+    effects,
+    ({ buyer }) => buyer,
+    ({ money }) => money,
+  )
+  for (const { buyer, balance } of wallets) {
+    const due = world.balancePerBuyer + (moneyIn.get(buyer) ?? 0)
+    if (balance !== due) broken(`${buyer} has ${balance}, and by the orders ${due}`)
+    if (balance < 0) broken(`${buyer} owes money: ${balance}`)
+  }
+  if (stock.length !== world.skus.length || wallets.length !== world.buyers.length) broken('rows of the stock or the wallets are gone')
+  return found
+}
+
+function orderPerKey(effects: readonly Effect[]): string[] {
+  const found: string[] = []
+  const lastPosition = new Map<string, Effect>()
+  const lastNumber = new Map<string, Effect>()
+  for (const effect of effects) {
+    const before = lastPosition.get(effect.key)
+    if (before !== undefined && before.position >= effect.position) {
+      found.push(
+        `3 order per key: on ${effect.key}, ${effect.id} (position ${effect.position}) took effect after ${before.id} (position ${before.position})`,
+      )
+    }
+    lastPosition.set(effect.key, effect)
+    const line = `${effect.sender} on ${effect.key}`
+    const earlier = lastNumber.get(line)
+    if (earlier !== undefined && earlier.number >= effect.number)
+      found.push(`3 order per key: ${line} sent ${effect.id} before ${earlier.id}, and it took effect after it`)
+    lastNumber.set(line, effect)
+  }
+  return found
+}
+
+/** After a gentle stop nothing waits, nothing is to be redone, and no file is ahead of the journal or under a later epoch. */
+function nothingLeftBehind(dataDir: string): string[] {
+  const found: string[] = []
+  const waiting = readRows<{ id: string; parked: number }>(dataDir, 'journal', 'select id, parked from entry')
+  for (const { id, parked } of waiting)
+    found.push(`2 once, all or none: ${id} is still ${parked === 1 ? 'parked' : 'queued'} though everything is answered`)
+  const redo = readRows<{ batch: number; file: string }>(dataDir, 'journal', 'select batch, file from redo')
+  if (redo.length > 0) found.push(`2 once, all or none: ${redo.length} changes are still to be redone after a gentle stop`)
+  const meta = new Map(
+    readRows<{ name: string; value: number }>(dataDir, 'journal', 'select name, value from meta').map(({ name, value }) => [name, value]),
+  )
+  for (const name of databaseNames) {
+    for (const { batch, epoch } of readRows<{ batch: number; epoch: number }>(
+      dataDir,
+      name,
+      'select batch, epoch from headrace_partition',
+    )) {
+      if (batch > Number(meta.get('batch')))
+        found.push(`2 once, all or none: '${name}' has batch ${batch}, the journal ends at ${meta.get('batch')}`)
+      if (epoch > Number(meta.get('epoch')))
+        found.push(`4 only the owner commits: '${name}' is under epoch ${epoch}, the journal under ${meta.get('epoch')}`)
+    }
+  }
+  return found
+}
+
+function onlyPoisonFails(sent: readonly Sent[], outcomes: readonly OutcomeRow[]): string[] {
+  const healthy = new Set(sent.filter(({ poisoned }) => !poisoned).map(scoped))
+  return outcomes
+    .filter(({ id, status }) => status === 'failed' && healthy.has(id))
+    .map(({ body }) => `9 a poisoned key harms only itself: a healthy command failed: ${body}`)
+}
+
+function countBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, number> {
+  return sumBy(items, keyOf, () => 1)
+}
+
+function sumBy<T>(items: readonly T[], keyOf: (item: T) => string, valueOf: (item: T) => number): Map<string, number> {
+  const sums = new Map<string, number>()
+  for (const item of items) sums.set(keyOf(item), (sums.get(keyOf(item)) ?? 0) + valueOf(item))
+  return sums
+}
