@@ -107,7 +107,9 @@ export class Refill {
       const read = await shared.read(key)
       // A store that did not answer is not asked for a lease as well: one timeout is enough.
       if (read === null) return this.#alone(flight, loader, settings)
-      const found = await this.#adopt(shared, flight, read, settings)
+      const value = shared.decode(read)
+      // Awaited only where there are tags: a hit in the store should cost little more than the trip.
+      const found = value.tags.length === 0 ? this.#take(shared, flight, value, noSeals, settings) : await this.#adopt(shared, flight, value, settings)
       if (found !== null) return found
     }
     let refresh = errand === 'refresh'
@@ -119,7 +121,10 @@ export class Refill {
       const found = await this.#adopt(shared, flight, lease.read, settings)
       if (found !== null && !(refresh && lease.state === 'wait')) return found
       // Somebody loads it already: an early refresh has nothing more to do.
-      if (errand === 'refresh' && lease.state === 'wait') return found ?? { value: undefined, again: false }
+      if (errand === 'refresh' && lease.state === 'wait' && flight.askers === 0) {
+        flight.open = false
+        return { value: undefined, again: false }
+      }
       if (lease.state === 'hit') {
         // Fresh by its time and floor, yet not good here: one of its tags has fallen.
         refresh = true
@@ -139,12 +144,14 @@ export class Refill {
 
   /** Takes the value of the shared store when it is good, else offers it as stale. */
   async #adopt(shared: Shared, flight: Flight, read: SharedValue, settings: Settings): Promise<Found | null> {
-    const { content, belowSince } = read
-    if (content === null) return null
-    const seals = read.tags.length === 0 ? noSeals : await shared.sealsOf(read)
+    return this.#take(shared, flight, read, read.tags.length === 0 ? noSeals : await shared.sealsOf(read), settings)
+  }
+
+  #take(shared: Shared, flight: Flight, { content, belowSince, floor }: SharedValue, seals: readonly Seal[] | null, settings: Settings): Found | null {
     flight.seals = seals ?? noSeals
+    if (content === null) return null
     const now = this.#core.now()
-    const reached = Math.max(this.#local.floorOf(flight.key, flight.seals), flight.minVersion, read.floor)
+    const reached = Math.max(this.#local.floorOf(flight.key, flight.seals), flight.minVersion, floor)
     if (seals === null || content.version < reached || content.freshUntil <= now) {
       if (seals !== null) flight.offer({ ...content, belowSince: belowSince > 0 || content.version >= reached ? belowSince : now })
       return null

@@ -2,7 +2,7 @@
  * A namespace in the shared store: values packed and unpacked, calls guarded.
  * Every method answers null when the store is out.
  */
-import type { Change, FillAnswer, LeaseAnswer, StoreRead } from '../contracts/cache.ts'
+import type { CacheStore, Change, FillAnswer, LeaseAnswer, StoreRead } from '../contracts/cache.ts'
 import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { pack, unpack } from './codec.ts'
@@ -62,13 +62,13 @@ export class Shared {
     this.#serializer = serializer
   }
 
-  async read(key: string): Promise<SharedValue | null> {
+  read(key: string): Promise<StoreRead | null> {
     const name = this.#name(key)
     const guard = this.#ring.of(name)
+    const read = (store: CacheStore): Promise<StoreRead> => store.read(name)
     const usable = this.#usable('key', key, guard)
-    if (usable !== true && !(await usable)) return null
-    const read = await guard.call((store) => store.read(name))
-    return read === null ? null : this.#decode(read)
+    if (usable === true) return guard.call(read)
+    return Promise.resolve(usable).then((is) => (is ? guard.call(read) : null))
   }
 
   async lease(key: string, floor: number, minVersion: number, refresh: boolean): Promise<SharedLease | null> {
@@ -77,7 +77,7 @@ export class Shared {
     if (!(await this.#usable('key', key, guard))) return null
     const { leaseMs } = this.#core.limits
     const answer: LeaseAnswer | null = await guard.call((store) => store.lease({ key: name, floor, minVersion, leaseMs, refresh }))
-    return answer === null ? null : { ...answer, read: this.#decode(answer.read) }
+    return answer === null ? null : { ...answer, read: this.decode(answer.read) }
   }
 
   /** Keeps a lease while its load runs. Returns the way to stop. */
@@ -188,7 +188,7 @@ export class Shared {
 
   /** Makes sure that the namespace is written with this serializer only, on all stores. False while one is out, or when it is not so. */
   async claim(guards: readonly Guard[]): Promise<boolean> {
-    const answers = await Promise.all(guards.map((guard) => this.#claim(guard)))
+    const answers = await Promise.all(guards.map(async (guard) => this.#claim(guard)))
     return answers.every(Boolean)
   }
 
@@ -256,7 +256,8 @@ export class Shared {
     return marks.some((mark) => mark === undefined) ? null : (marks as { stamp: string; floor: number }[])
   }
 
-  #decode({ entry, floor, belowMs }: StoreRead): SharedValue {
+  /** What a record means to this namespace, on the clock of this process. */
+  decode({ entry, floor, belowMs }: StoreRead): SharedValue {
     const now = this.#core.now()
     const packed = entry === null ? null : unpack(entry.body, this.#serializer)
     return {

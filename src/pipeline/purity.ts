@@ -44,7 +44,7 @@ export function impureRejections(
       if (wasAccepted) decide(replayed, index)
     })
     const end = snapshot(after)
-    if (end !== null && end.equals(serialize(replayed))) return []
+    if (end?.equals(serialize(replayed)) === true) return []
     if (isDeepStrictEqual(replayed, after)) return []
   } catch {
     // A copy without its prototypes may not be decidable at all; then each rejection below is not either.

@@ -1,3 +1,4 @@
+/** Checks an input against the schema of a command or a query, within a bound on time. */
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { HeadraceError } from '../contracts/errors.ts'
 import { isThenable, withinTime } from './within-time.ts'

@@ -1,3 +1,4 @@
+/** The bound on the time of the app's own code. */
 import { HeadraceError } from '../contracts/errors.ts'
 
 /** Runs `action` and waits at most `ms` for it; its signal aborts when the time is up. Throws 'handler-timeout'. */

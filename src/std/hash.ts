@@ -1,3 +1,4 @@
+/** Hashes and digests: where a key goes, and whether two inputs are the same. */
 import { hash } from 'node:crypto'
 
 /** A short digest of a text: 128 bits of SHA-256, base64url. For telling inputs apart, not for secrets. */

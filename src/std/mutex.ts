@@ -1,3 +1,4 @@
+/** Mutual exclusion between the asynchronous turns of one process. */
 import { type Deferred, deferred } from './deferred.ts'
 
 /** One holder at a time, first come, first served. */

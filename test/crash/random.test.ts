@@ -38,7 +38,7 @@ test('killed at random times, a node loses, doubles and halves nothing', { timeo
       mustHold(ended)
       deaths += ended.ends.filter(({ signal }) => signal === 'SIGKILL').length
     } catch (error) {
-      throw new Error(`Tell the story again with: ${again}`, { cause: error })
+      throw new Error(`${error instanceof Error ? error.message : String(error)}\nTell the story again with: ${again}`, { cause: error })
     }
   }
   expect(deaths).toBeGreaterThan(stories)

@@ -187,8 +187,8 @@ function countBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string
   return sumBy(items, keyOf, () => 1)
 }
 
-function sumBy<T>(items: readonly T[], keyOf: (item: T) => string, valueOf: (item: T) => number): Map<string, number> {
+function sumBy<T>(items: readonly T[], keyOf: (item: T) => string, amountOf: (item: T) => number): Map<string, number> {
   const sums = new Map<string, number>()
-  for (const item of items) sums.set(keyOf(item), (sums.get(keyOf(item)) ?? 0) + valueOf(item))
+  for (const item of items) sums.set(keyOf(item), (sums.get(keyOf(item)) ?? 0) + amountOf(item))
   return sums
 }

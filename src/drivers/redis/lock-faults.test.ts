@@ -2,7 +2,7 @@
 import { inspect } from 'node:util'
 import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { HeadraceError } from '../../contracts/errors.ts'
+import type { HeadraceError } from '../../contracts/errors.ts'
 import { createLocks, type Locks } from '../../lock/index.ts'
 import { type Server, serverMissing, startRedis } from '../../testing/servers/index.ts'
 import { redisLocks, type RedisLocksOptions } from './lock.ts'

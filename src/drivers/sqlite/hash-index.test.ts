@@ -55,7 +55,7 @@ describe('the index of ids', () => {
     const index = new HashIndex(1)
     // The same low bits: all of these want the same slot of a table of 16.
     const hashes = [1, 2, 3, 4, 5].map((high) => high * 2 ** 40)
-    hashes.forEach((hash, row) => index.addHash(hash, row))
+    for (const [row, hash] of hashes.entries()) index.addHash(hash, row)
     index.remove(hashes[1] as number, 1)
     index.addHash(hash53('last'), 99)
     expect(index.find('last')).toEqual([99])

@@ -1,3 +1,4 @@
+/** A MariaDB server of its own for a test, in a temporary folder. */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

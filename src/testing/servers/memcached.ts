@@ -1,3 +1,4 @@
+/** A Memcached server of its own for a test. */
 import { connect } from 'node:net'
 import { programPath } from './binaries.ts'
 import { type Server, startServer } from './server-process.ts'

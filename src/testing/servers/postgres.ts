@@ -1,3 +1,4 @@
+/** A PostgreSQL server of its own for a test, in a temporary folder; as root it runs under another user, as the server demands. */
 import { execFileSync } from 'node:child_process'
 import { programPath } from './binaries.ts'
 import { type Server, startServer } from './server-process.ts'

@@ -1,3 +1,4 @@
+/** A Redis server of its own for a test, in a temporary folder. */
 import { programPath } from './binaries.ts'
 import { type Server, startServer } from './server-process.ts'
 
