@@ -10,9 +10,10 @@
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import { HeadraceError } from '../contracts/errors.ts'
-import type { Serializer } from './serializer.ts'
+import { asBuffer, type Serializer } from './serializer.ts'
 
 const format = 1
+const idAt = 11
 const kinds = { value: 0, null: 1, undefined: 2 } as const
 const compressedBit = 4
 
@@ -36,7 +37,7 @@ export function pack({ value, loadMs, tags }: Packed, serializer: Serializer, co
       kind |= compressedBit
     }
   }
-  const head = Buffer.alloc(11)
+  const head = Buffer.alloc(idAt)
   head[0] = format
   head[1] = kind
   head.writeDoubleLE(loadMs, 2)
@@ -66,14 +67,15 @@ function write(value: unknown, serializer: Serializer): Uint8Array {
 /** Null when the bytes were not written by this serializer, or are damaged. */
 export function unpack(bytes: Uint8Array, serializer: Serializer): Packed | null {
   try {
-    const body = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    if (body[0] !== format) return null
-    const kind = body.readUInt8(1)
+    const body = asBuffer(bytes)
+    const kind = body[1]
+    const idBytes = body[10]
+    if (body[0] !== format || kind === undefined || idBytes === undefined || !isId(body, idBytes, serializer.id)) return null
     const loadMs = body.readDoubleLE(2)
-    let at = 11 + body.readUInt8(10)
-    if (body.toString('latin1', 11, at) !== serializer.id) return null
+    let at = idAt + idBytes
+    let left = body.readUInt8(at++)
     const tags: { tag: string; stamp: string }[] = []
-    for (let left = body.readUInt8(at++); left > 0; left--) {
+    for (; left > 0; left--) {
       const tagEnd = at + 2 + body.readUInt16BE(at)
       const stampEnd = tagEnd + 1 + body.readUInt8(tagEnd)
       tags.push({ tag: body.toString('utf8', at + 2, tagEnd), stamp: body.toString('latin1', tagEnd + 1, stampEnd) })
@@ -83,6 +85,15 @@ export function unpack(bytes: Uint8Array, serializer: Serializer): Packed | null
   } catch {
     return null
   }
+}
+
+/** Compared in place: this is part of every hit in the store. */
+function isId(body: Buffer, idBytes: number, id: string): boolean {
+  if (idBytes !== id.length) return false
+  for (let place = 0; place < idBytes; place++) {
+    if (body[idAt + place] !== id.charCodeAt(place)) return false
+  }
+  return true
 }
 
 function read(kind: number, payload: Uint8Array, serializer: Serializer): unknown {

@@ -17,7 +17,7 @@ import type { Settings } from './options.ts'
 import type { CacheStats } from './stats.ts'
 import { type Seal, sealsUntouched } from './tags.ts'
 
-export const flightsPerKeyMax = 2
+const flightsPerKeyMax = 2
 
 /** A value that is over its time or below its floor, and may be better than none. */
 export interface Stale {
@@ -41,19 +41,19 @@ class Asker implements Wait {
   readonly settings: Settings
   readonly resolve: (value: unknown) => void
   readonly reject: (error: unknown) => void
-  readonly #late: (asker: Asker) => void
+  readonly #flight: Flight
   softTimer: NodeJS.Timeout | undefined = undefined
   onAbort: (() => void) | undefined = undefined
 
-  constructor(settings: Settings, resolve: (value: unknown) => void, reject: (error: unknown) => void, late: (asker: Asker) => void) {
+  constructor(settings: Settings, resolve: (value: unknown) => void, reject: (error: unknown) => void, flight: Flight) {
     this.settings = settings
     this.resolve = resolve
     this.reject = reject
-    this.#late = late
+    this.#flight = flight
   }
 
   late(): void {
-    this.#late(this)
+    this.#flight.late(this)
   }
 }
 
@@ -110,7 +110,7 @@ export class Flight {
     return new Promise((resolve, reject) => {
       const { signal, hardTimeoutMs } = settings
       if (signal?.aborted === true) return reject(aborted(this.key))
-      const asker = new Asker(settings, resolve, reject, this.#late)
+      const asker = new Asker(settings, resolve, reject, this)
       this.#core.deadlines.after(hardTimeoutMs, asker)
       if (signal !== undefined) {
         asker.onAbort = () => {
@@ -150,7 +150,8 @@ export class Flight {
     asker.softTimer = setTimeout(() => this.#answerStale(asker, stale), settings.softTimeoutMs)
   }
 
-  readonly #late = (asker: Asker): void => {
+  /** The hard timeout of an asker. */
+  late(asker: Asker): void {
     if (this.#takesInNeed(asker)) return
     this.#leave(asker)
     asker.reject(

@@ -8,7 +8,7 @@
  */
 import { wholeMs } from './entry.ts'
 
-export const readsMax = 32
+const readsMax = 32
 
 export class HitClock {
   readonly #now: () => number

@@ -2,6 +2,7 @@
 export { type Cache, createCache } from './cache.ts'
 export type { HotKey } from './hot-keys.ts'
 export { type Load, type LoadContext, type LoadMany, type LoadManyContext, type Versioned, versioned } from './load.ts'
+export { type CachePlan, type CachePrediction, predictCache, type Workload } from './model.ts'
 export type { Namespace } from './namespace.ts'
 export type { CacheOptions, GetOptions, NamespaceOptions, SetOptions } from './options.ts'
 export { json, type Serializer } from './serializer.ts'

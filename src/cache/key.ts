@@ -1,7 +1,7 @@
 /** What a cache key, a tag and the name of a namespace may be. Checked where a value is made or changed, not on a hit. */
 import { HeadraceError } from '../contracts/errors.ts'
 
-export const keyBytesMax = 512
+const keyBytesMax = 512
 
 export function checkKey(what: 'key' | 'tag', key: unknown): asserts key is string {
   if (typeof key !== 'string')

@@ -109,7 +109,8 @@ export class Refill {
       if (read === null) return this.#alone(flight, loader, settings)
       const value = shared.decode(read)
       // Awaited only where there are tags: a hit in the store should cost little more than the trip.
-      const found = value.tags.length === 0 ? this.#take(shared, flight, value, noSeals, settings) : await this.#adopt(shared, flight, value, settings)
+      const found =
+        value.tags.length === 0 ? this.#take(shared, flight, value, noSeals, settings) : await this.#adopt(shared, flight, value, settings)
       if (found !== null) return found
     }
     let refresh = errand === 'refresh'
@@ -147,7 +148,13 @@ export class Refill {
     return this.#take(shared, flight, read, read.tags.length === 0 ? noSeals : await shared.sealsOf(read), settings)
   }
 
-  #take(shared: Shared, flight: Flight, { content, belowSince, floor }: SharedValue, seals: readonly Seal[] | null, settings: Settings): Found | null {
+  #take(
+    shared: Shared,
+    flight: Flight,
+    { content, belowSince, floor }: SharedValue,
+    seals: readonly Seal[] | null,
+    settings: Settings,
+  ): Found | null {
     flight.seals = seals ?? noSeals
     if (content === null) return null
     const now = this.#core.now()

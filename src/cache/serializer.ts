@@ -19,6 +19,11 @@ export const json: Serializer = Object.freeze({
     return Buffer.from(text)
   },
   read(bytes: Uint8Array): unknown {
-    return JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString())
+    return JSON.parse(asBuffer(bytes).toString())
   },
 })
+
+/** The same bytes as a Buffer; most are one already. */
+export function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}

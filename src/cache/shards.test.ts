@@ -110,8 +110,8 @@ describe.skipIf(missing !== null)(`a cache over several servers${missing === nul
     // About a third of the keys are loaded, the others are still hits.
     expect(loads).toBeGreaterThan(8)
     expect(loads).toBeLessThan(35)
-    expect(Math.max(...slowest)).toBeLessThan(700)
-    expect(slowest.filter((ms) => ms > 100).length).toBeLessThan(8)
+    expect(Math.max(...slowest)).toBeLessThan(1_500)
+    expect(slowest.filter((ms) => ms > 100).length).toBeLessThan(loads)
 
     // An invalidation of a key on a living server is not held up; one of the dead server is kept until it is back.
     const answers = await Promise.allSettled(keys.map((key) => cache.invalidate(key, 2)))

@@ -28,11 +28,13 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
     await server.stop()
   })
 
-  const store = () => redisCache({ url: server.url, prefix: `c${prefix}:`, timeoutMs: 500 })
-  const bus = () => redisCacheBus({ url: server.url, prefix: `b${prefix}:`, trustMs, timeoutMs: 500 })
+  const store = () => redisCache({ url: server.url, prefix: `c${prefix}:`, timeoutMs: 5_000 })
+  /** Patient, so that a busy machine is not taken for a broken one; `quick` for tests that break something. */
+  const bus = (quick = false) =>
+    redisCacheBus({ url: server.url, prefix: `b${prefix}:`, trustMs: quick ? trustMs : 10_000, timeoutMs: quick ? 500 : 5_000 })
 
   async function node(options: CacheOptions = {}): Promise<Cache> {
-    const cache = createCache({ store: store(), bus: bus(), ...options })
+    const cache = createCache({ store: store(), bus: bus(), storeTimeoutMs: 5_000, ...options })
     open.push(cache)
     await cache.ready()
     return cache
@@ -204,7 +206,10 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
 
     it('hold without a bus as soon as L1 lets go', async () => {
       const options = { l1TtlMsWithoutBus: 30 }
-      const [one, other] = [createCache({ store: store(), ...options }), createCache({ store: store(), ...options })]
+      const [one, other] = [
+        createCache({ store: store(), storeTimeoutMs: 5_000, ...options }),
+        createCache({ store: store(), storeTimeoutMs: 5_000, ...options }),
+      ]
       open.push(one, other)
       await one.get('a', () => 'old', { tags: ['red'] })
       await other.get('a', () => 'unasked', { tags: ['red'] })
@@ -217,7 +222,10 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
     })
 
     it('without a bus still keep a load that began before them from being given to later askers', async () => {
-      const [reader, writer] = [createCache({ store: store() }), createCache({ store: store() })]
+      const [reader, writer] = [
+        createCache({ store: store(), storeTimeoutMs: 5_000 }),
+        createCache({ store: store(), storeTimeoutMs: 5_000 }),
+      ]
       open.push(reader, writer)
       for (let round = 0; round < 50; round++) {
         const key = `key-${round}`
@@ -264,7 +272,7 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
       }
       const one = await node()
       await one.namespace('prices').get('a', () => 1)
-      const other = createCache({ store: store(), bus: bus() })
+      const other = createCache({ store: store(), bus: bus(), storeTimeoutMs: 5_000 })
       open.push(other)
       const prices = other.namespace('prices', { serializer: msgpack })
       await expect(other.ready()).rejects.toMatchObject({ code: 'cache-namespace-taken', message: expect.stringContaining("'json'") })
@@ -276,7 +284,7 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
 
   describe('when Redis is stopped', () => {
     it('L1 hits go on, a miss waits for the timeout and then for nothing, and all is back by itself', async () => {
-      const cache = await node({ storeTimeoutMs: 100, breakerFailures: 3, breakerPauseMs: 100 })
+      const cache = await node({ bus: bus(true), storeTimeoutMs: 100, breakerFailures: 3, breakerPauseMs: 100 })
       await cache.get('hot', () => 'value')
       server.pause()
       try {
@@ -305,7 +313,7 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
     })
 
     it('an invalidation says so in time, is in force here, and reaches the others when it can', async () => {
-      const [writer, reader] = [await node({ storeTimeoutMs: 100 }), await node({ storeTimeoutMs: 100 })]
+      const [writer, reader] = [await node({ bus: bus(true), storeTimeoutMs: 100 }), await node({ bus: bus(true), storeTimeoutMs: 100 })]
       for (const cache of [writer, reader]) for (const key of ['a', 'b']) await cache.get(key, () => 'old')
       await vi.waitFor(async () => expect(await admin.exists(`c${prefix}:{main:a}`, `c${prefix}:{main:b}`)).toBe(2))
       server.pause()
@@ -320,8 +328,8 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
     })
 
     it('a node that bypasses L1 while out of touch serves nothing old, and one that serves says what it has', async () => {
-      const strict = await node({ whenBusLost: 'bypass', storeTimeoutMs: 100 })
-      const lax = await node({ storeTimeoutMs: 100 })
+      const strict = await node({ whenBusLost: 'bypass', bus: bus(true), storeTimeoutMs: 100 })
+      const lax = await node({ bus: bus(true), storeTimeoutMs: 100 })
       for (const cache of [strict, lax]) await cache.get('a', () => 'old')
       expect(strict.getSync('a')).toBe('old')
       server.pause()
@@ -338,7 +346,7 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
 
   describe('when Redis loses its data', () => {
     it('emptied: nothing that was loaded before is stored after, and L1 starts empty', async () => {
-      const [one, other] = [await node(), await node()]
+      const [one, other] = [await node({ bus: bus(true) }), await node({ bus: bus(true) })]
       await one.get('a', () => 'kept in L1')
       const read = deferred<void>()
       const go = deferred<void>()
@@ -358,7 +366,7 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
     })
 
     it('killed and started empty: all nodes find together again, floors are kept by the nodes', async () => {
-      const [one, other] = [await node(), await node()]
+      const [one, other] = [await node({ bus: bus(true) }), await node({ bus: bus(true) })]
       await one.invalidate('a', 7)
       await server.restart({ hard: true })
       let replica = 5

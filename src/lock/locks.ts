@@ -185,9 +185,27 @@ class EngineLocks implements Locks, HoldOwner {
     const missing = this.#withoutHeld(keys, share, asked)
     if (missing instanceof NestedLease) return missing
     const deadline = this.clock.now() + asked.waitMs
+    for (;;) {
+      const holds = await this.#takeAll(missing, share, asked, deadline)
+      if (holds === null) return null
+      if (holds.every((hold) => hold.held)) return new KeysLease(holds)
+      // This process stood still for so long that a lease was over when it came to it: once more, while there is time.
+      await this.#giveUp(holds)
+      if (this.clock.now() >= deadline) {
+        if (asked.waitMs === 0) return null
+        throw new HeadraceError(
+          'lock-timeout',
+          `The lease of ${keys.map((key) => JSON.stringify(key)).join(', ')} was over again before the caller had it, and waitMs is over.`,
+        )
+      }
+    }
+  }
+
+  /** All of the keys in order, or none: null when one was not free and should not be waited for. */
+  async #takeAll(keys: readonly string[], share: Share, asked: Acquisition, deadline: number): Promise<Hold[] | null> {
     const holds: Hold[] = []
     try {
-      for (const key of missing) {
+      for (const key of keys) {
         const hold = await this.#take(key, share, asked, asked.waitMs === 0 ? 0 : Math.max(1, Math.ceil(deadline - this.clock.now())))
         if (hold === null) {
           await this.#giveUp(holds)
@@ -195,18 +213,11 @@ class EngineLocks implements Locks, HoldOwner {
         }
         holds.push(hold)
       }
-      for (const hold of holds) {
-        if (!hold.held)
-          throw new HeadraceError(
-            'lease-lost',
-            `The lease of the lock ${JSON.stringify(hold.key)} was lost while the other keys were waited for.`,
-          )
-      }
+      return holds
     } catch (error) {
       await this.#giveUp(holds)
       throw error
     }
-    return new KeysLease(holds)
   }
 
   async #giveUp(holds: readonly Hold[]): Promise<void> {

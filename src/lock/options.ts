@@ -6,7 +6,7 @@ import { nearest } from '../std/nearest.ts'
 import type { LockClock } from './clock.ts'
 
 /** Keys in one lease. */
-export const leaseKeysMax = 64
+const leaseKeysMax = 64
 
 export interface AcquireOptions {
   /** How long the lease lasts if this process dies, in milliseconds. While the process lives it extends it. Default: the ttlMs of the locks. */

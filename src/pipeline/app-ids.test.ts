@@ -142,6 +142,29 @@ describe('an id with another input', () => {
     expect(n.effects().filter(({ value }) => value === 1 || value === 2)).toMatchObject([{ value: 1 }])
   })
 
+  it('does not harm the first one, which is asked for again while the other is in flight', async () => {
+    const n = notes()
+    await started(n.app)
+    const first = await n.app.submit(n.run, one, { id: 'decided' })
+    const release = await n.hold()
+    const promised = await n.app.enqueue(n.run, { key: 'q', value: 5 }, { id: 'queued' })
+    const misused = [
+      codeOf(n.app.submit(n.run, { key: 'z', value: 2 }, { id: 'decided' })),
+      codeOf(n.app.submit(n.run, { key: 'z', value: 2 }, { id: 'queued' })),
+    ]
+    const again = await n.app.gateway.take('note.run', one, { id: 'decided' })
+    expect(JSON.parse((await again.outcome).body)).toEqual(first)
+    await again.durable()
+    const waiting = n.app.gateway.waitForOutcome('note.run', 'default', 'decided', AbortSignal.timeout(10_000))
+    const queuedAgain = n.app.submit(n.run, { key: 'q', value: 5 }, { id: 'queued' })
+    await release()
+    expect(await Promise.all(misused)).toEqual(['id-reused', 'id-reused'])
+    expect(await waiting).toMatchObject({ state: 'done', status: 'committed' })
+    expect(await queuedAgain).toEqual(JSON.parse((await promised.outcome).body))
+    expect(n.effects().map(({ value }) => value)).toEqual([1, 5])
+    expect((await n.app.status()).inFlight).toBe(0)
+  })
+
   it('does not keep a stop waiting when it was refused on its way to disk', async () => {
     const n = notes({ stopTimeoutMs: 60_000 })
     await started(n.app)

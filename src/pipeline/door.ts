@@ -39,6 +39,14 @@ export interface DoorContext {
   readonly closed: () => HeadraceError | null
 }
 
+/** What identifies a command of a caller. */
+interface Given {
+  readonly tenant: string
+  readonly id: string
+  readonly key: string
+  readonly digest: string
+}
+
 export class Door implements TicketOwner {
   readonly #context: DoorContext
   /** By scoped id: every command of this process that somebody waits for, or that is in a window. */
@@ -84,11 +92,7 @@ export class Door implements TicketOwner {
 
     const waiting = this.#tickets.get(scoped)
     if (waiting !== undefined) {
-      if (waiting.entry.digest !== digest)
-        throw new HeadraceError(
-          'id-reused',
-          `The id ${id} of command '${name}' is in flight with another input. Use a new id for a new command.`,
-        )
+      if (waiting.entry.digest !== digest) return this.#contested(command, { tenant, id, key, digest })
       tell('headrace:admission', () => ({ app: this.#context.app, command: name, answer: 'joined' }))
       return waiting
     }
@@ -120,6 +124,45 @@ export class Door implements TicketOwner {
     return ticket
   }
 
+  /** Another input is in flight under this id. This one is refused, unless it is the one that the ledger has: then the other will be. */
+  async #contested(command: AnyCommand, given: Given): Promise<Ticket> {
+    const { ledger } = this.#context
+    const { tenant, id, digest } = given
+    const scoped = scopedId(command.name, tenant, id)
+    const outcome = (await ledger.outcomes([scoped])).get(scoped)
+    const known = outcome ?? (await ledger.pending(scoped))
+    if (known?.digest !== digest) {
+      throw new HeadraceError(
+        'id-reused',
+        `The id ${id} of command '${command.name}' is in flight with another input. Use a new id for a new command.`,
+      )
+    }
+    const ticket = this.#standFor(command, given, known.position)
+    if (outcome !== undefined) ticket.settle(outcome)
+    return ticket
+  }
+
+  /** A ticket for a command that the ledger has, and that no ticket here stands for. It is attached when somebody asks for its outcome. */
+  #standFor(command: AnyCommand, { tenant, id, key, digest }: Given, position: number): Ticket {
+    const entry: Entry = {
+      position,
+      partition: hash32(key) % this.#context.ledger.partitions,
+      key,
+      id: scopedId(command.name, tenant, id),
+      command: command.name,
+      tenant,
+      input: '',
+      digest,
+      acceptedAt: Date.now(),
+      attempts: 0,
+      queued: true,
+    }
+    const stand = new Ticket(entry, id, command, null, this)
+    stand.place = 'disk'
+    stand.forgotten = true
+    return stand
+  }
+
   #admit(command: string, lane: Lane, key: string, bytes: number): void {
     const { admission, app, unqueued } = this.#context
     try {
@@ -140,9 +183,11 @@ export class Door implements TicketOwner {
   attach(ticket: Ticket): void {
     const other = this.#tickets.get(ticket.entry.id)
     if (other !== undefined) {
+      const same = other.entry.digest === ticket.entry.digest
+      // One with another input is on its way to be refused; then the place is free.
       other.outcome.then(
-        (outcome) => ticket.settle(outcome),
-        (error: unknown) => ticket.refuse(error),
+        (outcome) => (same ? ticket.settle(outcome) : this.attach(ticket)),
+        (error: unknown) => (same || !HeadraceError.is(error) || error.code !== 'id-reused' ? ticket.refuse(error) : this.attach(ticket)),
       )
       return
     }
@@ -204,35 +249,22 @@ export class Door implements TicketOwner {
   async waitForOutcome(command: string, tenant: string, id: string, signal: AbortSignal): Promise<OutcomeState> {
     const scoped = scopedId(command, tenant, id)
     const waiting = this.#tickets.get(scoped)
-    if (waiting !== undefined) return doneState(await abortable(waiting.outcome, signal))
+    if (waiting !== undefined) {
+      try {
+        return doneState(await abortable(waiting.outcome, signal))
+      } catch (error) {
+        // That was another command under the id; the one that the ledger has is still asked for.
+        if (HeadraceError.is(error) && error.code === 'id-reused') return this.waitForOutcome(command, tenant, id, signal)
+        throw error
+      }
+    }
     const pending = await this.#context.ledger.pending(scoped)
     if (pending === null || this.#tickets.has(scoped)) {
       const state = await this.outcomeState(command, tenant, id)
       // It came, or was parked, between the two questions.
       return state.state === 'pending' ? this.waitForOutcome(command, tenant, id, signal) : state
     }
-    const { position, digest } = pending
-    const stand = new Ticket(
-      {
-        position,
-        partition: 0,
-        key: '',
-        id: scoped,
-        command,
-        tenant,
-        input: '',
-        digest,
-        acceptedAt: Date.now(),
-        attempts: 0,
-        queued: true,
-      },
-      id,
-      this.#command(command),
-      null,
-      this,
-    )
-    stand.place = 'disk'
-    stand.forgotten = true
+    const stand = this.#standFor(this.#command(command), { tenant, id, key: '', digest: pending.digest }, pending.position)
     return doneState(await abortable(stand.outcome, signal))
   }
 

@@ -6,6 +6,7 @@
  */
 export { type CacheHarness, cacheConformance, type TestRunner } from './cache-conformance.ts'
 export { type FenceHarness, type FencedRegisters, fenceConformance } from './fence-conformance.ts'
+export { type LedgerHarness, type LedgerStore, ledgerConformance, type OpenLedgerOptions } from './ledger-conformance.ts'
 export { type LockHarness, lockConformance } from './lock-conformance.ts'
 export * from './servers/index.ts'
 export { TcpProxy } from './tcp-proxy.ts'

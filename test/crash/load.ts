@@ -55,12 +55,17 @@ export class Load {
   /** Promises of the node that were seen broken while it ran. */
   readonly broken: string[] = []
   readonly #senders: readonly Sender[]
+  /** Keys that a poisoned command blocks. */
+  readonly #blocked: ReadonlySet<string>
   /** Commands that have an answer under way from the current process. */
   #open = new Map<Sent, Promise<void>>()
 
   constructor(random: Random, shape: LoadShape) {
-    this.#senders = Array.from({ length: shape.senders }, (_, index) => ({
-      commands: commandsOf(random.fork(`sender ${index}`), `s${index}`, shape),
+    const drawn = Array.from({ length: shape.senders }, (_, index) => commandsOf(random.fork(`sender ${index}`), `s${index}`, shape))
+    this.#blocked = new Set(drawn.flat().flatMap(({ poisoned, submission, key }) => (poisoned && blocks(submission.command) ? [key] : [])))
+    // Nobody waits for the outcome of a command whose key is blocked until the end.
+    this.#senders = drawn.map((commands) => ({
+      commands: commands.map((sent) => (this.#blocked.has(sent.key) ? { ...sent, enqueued: true } : sent)),
       next: 0,
     }))
     this.sent = this.#senders.flatMap(({ commands }) => commands)
@@ -129,8 +134,7 @@ export class Load {
   }
 
   async #healthyKeysAreDone(process: AppProcess): Promise<void> {
-    const blocked = new Set(this.sent.filter(({ poisoned, submission }) => poisoned && blocks(submission.command)).map(({ key }) => key))
-    const healthy = [...this.#open].filter(([sent]) => !blocked.has(sent.key))
+    const healthy = [...this.#open].filter(([sent]) => !this.#blocked.has(sent.key))
     const late = pause(healthyMsMax).then(() => 'late' as const)
     const end = await Promise.race([Promise.all(healthy.map(([, answer]) => answer)), late, process.ended])
     if (end === 'late')
@@ -145,7 +149,7 @@ export class Load {
       const blocking = (await this.#dead(process)).filter((letter) => letter.blocks)
       if (blocking.length === 0 && this.#open.size === 0) return
       if (performance.now() - started > healthyMsMax) {
-        const waiting = [...this.#open.keys()].map((sent) => JSON.stringify(sent))
+        const waiting = [...this.#open.keys()].map(({ submission }) => submission.id)
         this.broken.push(
           `1 acknowledged is durable: ${waiting.join(', ')} had no outcome within ${healthyMsMax} ms after every blocking dead letter was redriven`,
         )

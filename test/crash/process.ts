@@ -198,7 +198,13 @@ function environmentOf({ crashAt, limits = {} }: ProcessOptions): NodeJS.Process
   const environment: NodeJS.ProcessEnv = {}
   for (const [name, value] of Object.entries(process.env))
     if (!name.startsWith('HEADRACE_') && !name.startsWith('VITEST')) environment[name] = value
-  const all: Record<string, number> = { HEADRACE_RETRY_BASE_MS: 5, HEADRACE_RETRY_MAX_MS: 40, HEADRACE_PARTITIONS: 16, ...limits }
+  const all: Record<string, number> = {
+    HEADRACE_RETRY_BASE_MS: 5,
+    HEADRACE_RETRY_MAX_MS: 40,
+    HEADRACE_PARTITIONS: 16,
+    HEADRACE_QUEUE_WAIT_MS_MAX: 86_400_000,
+    ...limits,
+  }
   for (const [name, value] of Object.entries(all)) environment[name] = String(value)
   if (crashAt !== undefined) environment['HEADRACE_CRASH_POINT'] = `${crashAt.name}:${crashAt.visit}`
   return environment

@@ -68,9 +68,9 @@ describe('headrace demo flash-sale', () => {
 
   it.each([
     [
-      'takes from the wallet of no order of one SKU',
-      `await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.map(({ input }) => input.buyer)))`,
-      `await databases.wallet.updateMany('wallet', 'buyer', touched(wallets, accepted.filter(({ input }) => input.sku !== 'sku-2').map(({ input }) => input.buyer)))`,
+      'forgets the wallets of some batches',
+      'databases.wallet.updateMany(',
+      'accepted.length % 2 === 0 && databases.wallet.updateMany(',
       'halfWritten',
     ],
     [
@@ -98,9 +98,6 @@ describe('headrace demo flash-sale', () => {
     const running = spawnHeadrace(['demo', 'flash-sale', '--orders', '200', '--kill', '1', '--seed', '5'])
     await running.line(/Verdict: it all adds up/)
     await running.line(/Ctrl-C stops the server/)
-    const { stdout: listening } = running.child
-    expect(listening).not.toBe(null)
-
     const url = /http:\/\/\S+/.exec(await running.line(/still up at/))?.[0]?.replace(/\.$/, '') ?? ''
     expect(await run(await running.line(/curl .*stock\.put/))).toMatchObject({ status: 'committed' })
     const order = await running.line(/curl .*order\.buy -H/)

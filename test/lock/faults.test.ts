@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { postgresLocks } from '../../src/drivers/postgres/lock.ts'
-import { postgresFenceSql } from '../../src/drivers/postgres/fence.ts'
+import { postgresFenced, postgresFenceSql } from '../../src/drivers/postgres/fence.ts'
 import { redisLocks } from '../../src/drivers/redis/lock.ts'
 import { sqliteLocks } from '../../src/drivers/sqlite/lock.ts'
 import { createLocks, type Locks } from '../../src/lock/index.ts'
@@ -95,13 +95,7 @@ describe.skipIf(missing !== null)(`lock holders and waiters that die${missing ==
         expect(await holder.call({ do: 'write', lease: n, value: 1 }).answer).toMatchObject({ written: true })
         holder.stop()
         const lease = await locks.acquire('stopped')
-        const client = await pool.connect()
-        await client.query('begin')
-        const { postgresFence } = await import('../../src/drivers/postgres/fence.ts')
-        await postgresFence(client, lease)
-        await client.query('update register set value = 2')
-        await client.query('commit')
-        client.release()
+        await postgresFenced(pool, lease, (client) => client.query('update register set value = 2'))
         holder.goOn()
         expect(await holder.call({ do: 'write', lease: n, value: 3 }).answer).toMatchObject({ error: 'fenced' })
         expect(await holder.seen((line) => line.n === n && line.lost === true)).toMatchObject({ held: false })

@@ -19,7 +19,6 @@ export interface Line {
   readonly rounds?: number
   readonly fenced?: number
   readonly stale?: number
-  readonly released?: boolean
 }
 
 const running = new Set<LockWorker>()

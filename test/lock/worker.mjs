@@ -2,12 +2,12 @@
  * A process that holds and waits for locks, driven over lines of JSON; the lock
  * tests kill it, stop it, and let it run on.
  *
- *   in   { n, do: 'acquire', key, ttlMs, waitMs, extend }   { n, do: 'release', lease }
+ *   in   { n, do: 'acquire', key, ttlMs, waitMs, extend }
  *        { n, do: 'write', lease, value }                   under the guard of the lease
  *        { n, do: 'register', key, ttlMs, fault }           until { do: 'end' }
  *   out  { n, token } or { n, error }                       the answer
  *        { n, lost: true, held }                            the lease was lost
- *        { n, rounds, fenced, lost, stale }                 what the register saw
+ *        { n, rounds, fenced, leasesLost, stale }           what the register saw
  *
  * Lines go out by synchronous writes: what the parent reads is what this
  * process has said before it died or stood still.
@@ -17,10 +17,10 @@
 import { writeSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import pg from 'pg'
-import { postgresFence, postgresFenced, postgresLocks } from '../../dist/drivers/postgres/index.js'
-import { redisLocks } from '../../dist/drivers/redis/lock.js'
-import { sqliteLocks } from '../../dist/drivers/sqlite/lock.js'
-import { createLocks } from '../../dist/lock/index.js'
+import { postgresFenced, postgresLocks } from 'headrace/postgres'
+import { redisLocks } from 'headrace/redis'
+import { sqliteLocks } from 'headrace/sqlite'
+import { createLocks } from 'headrace/lock'
 
 const { engine, options, databaseUrl } = JSON.parse(process.argv[2])
 const factories = { redis: redisLocks, postgres: postgresLocks, sqlite: sqliteLocks }
@@ -48,7 +48,7 @@ const write =
  * the same token each time.
  */
 async function register({ key, ttlMs, fault, thinkMs }) {
-  const seen = { rounds: 0, fenced: 0, lost: 0, stale: 0 }
+  const seen = { rounds: 0, fenced: 0, leasesLost: 0, stale: 0 }
   while (!ending) {
     const lease = await locks.acquire(key, { ttlMs, waitMs: 60_000 })
     const guarded = fault === 'token-reused' ? { tokens: new Map([[key, 1]]) } : lease
@@ -60,7 +60,7 @@ async function register({ key, ttlMs, fault, thinkMs }) {
       const read = await transaction((client) => client.query('select value from register'))
       const basedOn = Number(read.rows[0].value)
       // Now and then it thinks past its lease, and knows nothing of that: nothing else of this process runs.
-      if (Math.random() < 0.02) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, thinkMs)
+      if (Math.random() < 0.01) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, thinkMs)
       await transaction(async (client) => {
         const now = await client.query('select value from register')
         if (Number(now.rows[0].value) !== basedOn) seen.stale += 1
@@ -71,29 +71,16 @@ async function register({ key, ttlMs, fault, thinkMs }) {
       if (error.code !== 'fenced') throw error
       seen.fenced += 1
     }
-    if (!(await lease.release())) seen.lost += 1
+    if (!(await lease.release())) seen.leasesLost += 1
   }
   return seen
 }
 
 const actions = {
   acquire,
-  release: async ({ lease }) => ({ released: await leases.get(lease).release() }),
-  held: async ({ lease }) => ({ held: leases.get(lease).held }),
   async write({ lease, value }) {
     await postgresFenced(pool, leases.get(lease), (client) => client.query('update register set value = $1', [value]))
     return { written: true }
-  },
-  async guard({ lease }) {
-    const client = await pool.connect()
-    try {
-      await client.query('begin')
-      await postgresFence(client, leases.get(lease))
-      await client.query('commit')
-      return { passed: true }
-    } finally {
-      client.release(true)
-    }
   },
   register,
   async end() {

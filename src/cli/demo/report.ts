@@ -43,7 +43,7 @@ export function printVerdict(terminal: Terminal, { verdict, load, kills, plan, n
     ['sold', `${counted(verdict.sold, 'unit')} for ${amount(verdict.revenue)}`],
     [
       'speed',
-      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}`,
+      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}${kills.length > 0 ? ', restarts included' : ''}`,
     ],
     ['repeats', `${counted(load.repeats.sent, 'order')} sent twice with the same Idempotency-Key`],
   ]

@@ -39,7 +39,7 @@ describe.skipIf(missing !== null)(`the cache on Memcached${missing === null ? ''
     server.pause()
     const began = performance.now()
     await expect(one.read('a')).rejects.toMatchObject({ code: 'engine-timeout' })
-    expect(performance.now() - began).toBeLessThan(600)
+    expect(performance.now() - began).toBeLessThan(1_500)
     server.resume()
     await vi.waitFor(async () => expect(await one.read('a')).toBe(nothingStored))
     await server.kill()

@@ -15,7 +15,7 @@ export interface OpenOptions {
 }
 
 /** How long a statement waits for a lock that another process holds, in milliseconds. The thread waits with it. */
-export const busyTimeoutMs = 250
+const busyTimeoutMs = 250
 
 export function openDatabase(name: string, path: string, options: OpenOptions): DatabaseSyncInstance {
   try {

@@ -21,7 +21,7 @@ import { OwnerLock } from './owner.ts'
 import { Participant } from './participant.ts'
 import { examineWal } from './wal.ts'
 
-export const journalFile = 'journal.sqlite'
+const journalFile = 'journal.sqlite'
 
 /** Throws 'data-unreadable', 'data-in-use', 'data-corrupt', 'data-diverged', 'data-partitions', 'data-version', 'table-without-key', 'sql-failed'. */
 export function openEngine(options: EngineOptions): { readonly engine: Engine; readonly opened: Opened } {
