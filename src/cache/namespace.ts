@@ -155,7 +155,7 @@ export class Namespace {
     const watch = this.#local.flights.watch(key, this.#core)
     try {
       const content = await this.#shared.set(change, value, freshMs, tags, this.#settings)
-      if (this.#local.storable(watch, content.version, content.seals)) this.#keep(key, content, freshMs)
+      if (content !== null && this.#local.storable(watch, content.version, content.seals)) this.#keep(key, content, freshMs)
     } finally {
       this.#local.flights.landed(watch)
     }

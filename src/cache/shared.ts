@@ -128,8 +128,8 @@ export class Shared {
     })
   }
 
-  /** Puts a value that the caller sets; the floor goes up with its version. Rejects when that is not certain. */
-  async set(change: Change, value: unknown, freshMs: number, tags: readonly string[], settings: Settings): Promise<Loaded> {
+  /** Puts a value that the caller sets; the floor goes up with its version. Null when the store has a newer one. Rejects when it is not certain that no older one is served. */
+  async set(change: Change, value: unknown, freshMs: number, tags: readonly string[], settings: Settings): Promise<Loaded | null> {
     const key = change.name
     const seals = await this.seals(tags)
     const body = pack({ value, loadMs: 0, tags: seals }, this.#serializer, this.#core.limits.compressOverBytes)
@@ -142,10 +142,15 @@ export class Shared {
       const answer = await guard.call((store) =>
         store.fill({ key: name, token: null, version: change.version, raise: change.version !== null, body, freshMs, keepMs }),
       )
-      if (answer === 'stored') {
-        await this.#delivery.tell(this.#local.namespace, [change])
-        return loaded
-      }
+      if (answer === 'below-floor') return null
+      // The store knows; should the other nodes not be reached, the change is delivered as any other, until it is done.
+      const told =
+        answer === 'stored' &&
+        (await this.#delivery.tell(this.#local.namespace, [change]).then(
+          () => true,
+          () => false,
+        ))
+      if (told) return loaded
     }
     await this.#delivery.deliver(this.#local.namespace, [change])
     return loaded

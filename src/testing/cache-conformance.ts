@@ -6,8 +6,9 @@
  */
 import assert from 'node:assert/strict'
 import { setTimeout as wait } from 'node:timers/promises'
-import { type CacheStore, type FillAnswer, type LeaseAnswer, nothingStored, type StoreRead } from '../contracts/cache.ts'
+import { type CacheStore, nothingStored } from '../contracts/cache.ts'
 import { createRandom } from '../std/random.ts'
+import { floorKeepMs, longMs, newKey, StoreClient, textOf } from './cache-store-client.ts'
 
 export interface CacheHarness {
   /** Opens one more client, as another process would, on the same data. The suite closes it. */
@@ -19,60 +20,11 @@ export interface TestRunner {
   it(name: string, run: () => Promise<void>): void
 }
 
-const longMs = 30_000
-const floorKeepMs = 60_000
-let keys = 0
-const newKey = (): string => `conformance:${process.pid}:${Date.now().toString(36)}:${keys++}`
-
-const bytes = (text: string): Uint8Array => Buffer.from(text)
-const textOf = (read: StoreRead): string | null => (read.entry === null ? null : Buffer.from(read.entry.body).toString())
-
-/** One process. */
-class Client {
-  readonly store: CacheStore
-
-  constructor(store: CacheStore) {
-    this.store = store
-  }
-
-  ask(
-    key: string,
-    options: { readonly floor?: number; readonly minVersion?: number; readonly refresh?: boolean; readonly leaseMs?: number } = {},
-  ): Promise<LeaseAnswer> {
-    return this.store.lease({ key, floor: 0, minVersion: 0, refresh: false, leaseMs: longMs, ...options })
-  }
-
-  /** Takes a lease that must be free. */
-  async lease(key: string, options: Parameters<Client['ask']>[1] = {}): Promise<string> {
-    const answer = await this.ask(key, options)
-    assert.equal(answer.state, 'leased')
-    return (answer as { token: string }).token
-  }
-
-  fill(
-    key: string,
-    token: string | null,
-    version: number | null,
-    text: string,
-    options: { readonly freshMs?: number; readonly keepMs?: number; readonly raise?: boolean } = {},
-  ): Promise<FillAnswer> {
-    return this.store.fill({ key, token, version, raise: false, body: bytes(text), freshMs: longMs, keepMs: longMs, ...options })
-  }
-
-  raise(key: string, version: number): Promise<void> {
-    return this.store.change([{ kind: 'key', name: key, version }], floorKeepMs)
-  }
-
-  cut(key: string): Promise<void> {
-    return this.store.change([{ kind: 'key', name: key, version: null }], floorKeepMs)
-  }
-}
-
 export function cacheConformance({ describe, it }: TestRunner, engine: string, harness: CacheHarness): void {
-  const with2 = (run: (one: Client, other: Client) => Promise<void>) => async (): Promise<void> => {
+  const with2 = (run: (one: StoreClient, other: StoreClient) => Promise<void>) => async (): Promise<void> => {
     const stores = [await harness.open(), await harness.open()] as const
     try {
-      await run(new Client(stores[0]), new Client(stores[1]))
+      await run(new StoreClient(stores[0]), new StoreClient(stores[1]))
     } finally {
       await Promise.all(stores.map((store) => store.close()))
     }
@@ -163,7 +115,7 @@ export function cacheConformance({ describe, it }: TestRunner, engine: string, h
       'lets a floor only grow, however often and in whatever order it is raised',
       with2(async (one, other) => {
         const key = newKey()
-        const random = createRandom(keys)
+        const random = createRandom(5)
         const versions = random.shuffle([1, 2, 3, 4, 5, 6, 7, 8, 8, 7])
         await Promise.all(versions.map((version, place) => (place % 2 === 0 ? one : other).raise(key, version)))
         assert.equal((await one.store.read(key)).floor, 8)
@@ -260,7 +212,7 @@ export function cacheConformance({ describe, it }: TestRunner, engine: string, h
       'ends a lease that nobody extends, and lets the late holder store nothing once another has it',
       with2(async (one, other) => {
         const key = newKey()
-        const first = await one.lease(key, { leaseMs: 60 })
+        const first = await one.lease(key, { leaseMs: 700 })
         const answer = await other.ask(key)
         assert.equal(answer.state, 'wait')
         const began = performance.now()
@@ -420,7 +372,7 @@ export function cacheConformance({ describe, it }: TestRunner, engine: string, h
         const key = newKey()
         const context = `seed ${random.seed}`
         let truth = 0
-        const reader = async (client: Client): Promise<void> => {
+        const reader = async (client: StoreClient): Promise<void> => {
           for (let round = 0; round < 60; round++) {
             const answer = await client.ask(key, { leaseMs: 200 })
             if (answer.state === 'hit') assert.ok(Number(textOf(answer.read)) >= answer.read.floor, context)
@@ -431,7 +383,7 @@ export function cacheConformance({ describe, it }: TestRunner, engine: string, h
             await client.fill(key, answer.token, read, String(read))
           }
         }
-        const writer = async (client: Client): Promise<void> => {
+        const writer = async (client: StoreClient): Promise<void> => {
           for (let round = 0; round < 60; round++) {
             const version = ++truth
             await (random.chance(0.9) ? client.raise(key, version) : client.cut(key).then(() => client.raise(key, version)))

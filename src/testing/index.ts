@@ -5,6 +5,7 @@
  * what makes an engine; the servers are real ones, started for a test.
  */
 export { type CacheHarness, cacheConformance, type TestRunner } from './cache-conformance.ts'
+export { shifting, zipf, zipfWithScans } from './cache-traces.ts'
 export { type FenceHarness, type FencedRegisters, fenceConformance } from './fence-conformance.ts'
 export { type LedgerHarness, type LedgerStore, ledgerConformance, type OpenLedgerOptions } from './ledger-conformance.ts'
 export { type LockHarness, lockConformance } from './lock-conformance.ts'

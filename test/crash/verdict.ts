@@ -42,7 +42,8 @@ export function readRows<Row>(dataDir: string, name: string, sql: string): Row[]
 
 /** The epoch of the last start; 0 when none came so far. */
 export function epochOf(dataDir: string): number {
-  if (!existsSync(join(dataDir, 'journal.sqlite'))) return 0
+  // Killed while the journal was first made: there is nothing in it, and undoing the half is not for a reader.
+  if (!existsSync(join(dataDir, 'journal.sqlite')) || existsSync(join(dataDir, 'journal.sqlite-journal'))) return 0
   if (readRows(dataDir, 'journal', "select 1 from sqlite_master where name = 'meta'").length === 0) return 0
   return readRows<{ value: number }>(dataDir, 'journal', "select value from meta where name = 'epoch'")[0]?.value ?? 0
 }

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Redis } from 'ioredis'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { postgresLocks } from '../../src/drivers/postgres/lock.ts'
@@ -21,26 +22,40 @@ describe.skipIf(missing !== null)(`lock holders and waiters that die${missing ==
   let redis: Server
   let postgres: Server
   let pool: pg.Pool
+  let admin: Redis
   const directory = mkdtempSync(join(tmpdir(), 'headrace-test-lock-'))
   beforeAll(async () => {
     ;[redis, postgres] = await Promise.all([startRedis(), startPostgres({ args: ['-c', 'synchronous_commit=off'] })])
     pool = new pg.Pool({ connectionString: postgres.url })
     pool.on('error', () => {})
+    admin = new Redis(redis.url)
     await pool.query(`${postgresFenceSql}; create table register (value bigint not null); insert into register values (0)`)
   })
   afterEach(() => LockWorker.endAll())
   afterAll(async () => {
     await pool.end()
+    admin.disconnect()
     await Promise.all([redis.stop(), postgres.stop()])
     rmSync(directory, { recursive: true })
   })
 
+  /** `listening` counts the clients that the engine believes to listen: it learns of a death when it reads the end of the stream. */
   const engines = {
-    redis: { options: () => ({ url: redis.url }), open: () => redisLocks({ url: redis.url }) },
-    postgres: { options: () => ({ url: postgres.url }), open: () => postgresLocks({ url: postgres.url }) },
+    redis: {
+      options: () => ({ url: redis.url }),
+      open: () => redisLocks({ url: redis.url }),
+      listening: async () => ((await admin.pubsub('CHANNELS', '*')) as string[]).length,
+    },
+    postgres: {
+      options: () => ({ url: postgres.url }),
+      open: () => postgresLocks({ url: postgres.url }),
+      listening: async () => (await pool.query("select from pg_locks where locktype = 'advisory' and granted")).rowCount ?? 0,
+    },
     sqlite: {
       options: () => ({ file: join(directory, 'locks.sqlite') }),
       open: () => sqliteLocks({ file: join(directory, 'locks.sqlite') }),
+      // The waker asks each waiter itself.
+      listening: async () => 1,
     },
   }
 
@@ -80,6 +95,7 @@ describe.skipIf(missing !== null)(`lock holders and waiters that die${missing ==
         const next = locks.acquire('skipped')
         await expect.poll(() => locks.counts.waiting, { interval: 2 }).toBe(1)
         await doomed.kill()
+        await expect.poll(engines[engine].listening, { interval: 2, timeout: 5_000 }).toBe(1)
         const start = performance.now()
         await held.release()
         await next

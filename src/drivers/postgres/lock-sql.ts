@@ -99,8 +99,8 @@ begin
   if p_floor > l.token then
     update ${s}.headrace_lock set token = p_floor where key = p_key;
   end if;
-  -- A waiter that asks again from a new session is found there from now on.
-  update ${s}.headrace_lock_waiter set client = p_client where key = p_key and id = p_id and client <> p_client;
+  -- A waiter that asks again from a new session is found there from now on. (0: a call that does not wait has none.)
+  update ${s}.headrace_lock_waiter set client = p_client where key = p_key and id = p_id and client <> p_client and p_client <> 0;
   perform ${s}.headrace_lock1_serve(p_key, p_durable);
   stamp := clock_timestamp();
   select token into l.token from ${s}.headrace_lock where key = p_key;

@@ -57,6 +57,7 @@ export class Journal implements Memory {
       this.#store.setMeta('epoch', this.epoch)
       this.#entries = new EntryTable(this.#store)
       this.#store.database.exec('commit')
+      this.#store.fence(this.epoch)
       this.#position = Number(this.#store.meta('position'))
       this.#batch = Number(this.#store.meta('batch'))
       this.#outcomes = new OutcomeTable(this.#store)

@@ -24,6 +24,7 @@ export class JournalStore {
   readonly database: DatabaseSyncInstance
   readonly #statements = new Map<string, StatementSyncInstance>()
   readonly #memories: Memory[] = []
+  #epoch: number | null = null
   /** What the open transaction did to the indexes. */
   #indexed: { readonly index: HashIndex; readonly hash: number; readonly row: number; readonly added: boolean }[] = []
 
@@ -43,6 +44,11 @@ export class JournalStore {
       this.database.close()
       throw sqliteError('journal', error)
     }
+  }
+
+  /** From now on every transaction is refused when the journal is under another epoch. */
+  fence(epoch: number): void {
+    this.#epoch = epoch
   }
 
   follow(memory: Memory): void {
@@ -76,12 +82,16 @@ export class JournalStore {
     this.#indexed.push({ index, hash, row, added: false })
   }
 
-  /** Runs `action` in one commit, which is on disk when this returns; or nothing of it is true, in the file and in memory. */
+  /**
+   * Runs `action` in one commit, which is on disk when this returns; or nothing
+   * of it is true, in the file and in memory. Throws 'fenced' under an older epoch.
+   */
   transaction<T>(action: () => T): T {
     const backs = this.#memories.map((memory) => memory.remember())
     this.#indexed = []
     try {
       this.run('begin immediate').run()
+      this.#refuseOlder()
       const result = action()
       this.run('commit').run()
       return result
@@ -95,6 +105,17 @@ export class JournalStore {
       const known = sqliteError('journal', error)
       // The statements of the journal are its own: one that fails is never a caller's fault.
       throw known.code === 'sql-failed' ? new HeadraceError('storage-failed', known.message, { cause: error }) : known
+    }
+  }
+
+  #refuseOlder(): void {
+    if (this.#epoch === null) return
+    const now = Number(this.meta('epoch'))
+    if (now !== this.#epoch) {
+      throw new HeadraceError(
+        'fenced',
+        `Another owner has taken the journal under epoch ${now}; this node has epoch ${this.#epoch}, and must stop.`,
+      )
     }
   }
 }

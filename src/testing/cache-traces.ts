@@ -2,18 +2,18 @@
  * Made-up streams of requests, and what a policy hits of them: for the tests, the
  * bench and the model. A request is the number of a key.
  */
-import type { Random } from '../std/random.ts'
-import { frequencyMax, QueueNode, S3Fifo } from './s3-fifo.ts'
+import { frequencyMax, QueueNode, S3Fifo } from '../cache/s3-fifo.ts'
+import { createRandom } from '../std/random.ts'
 
 /** Key i is asked for with a weight of 1 / (i + 1)^exponent. */
-export function zipf(random: Random, keys: number, exponent: number, requests: number): Uint32Array {
-  const draw = zipfDraw(random, keys, exponent)
+export function zipf(seed: number, keys: number, exponent: number, requests: number): Uint32Array {
+  const draw = zipfDraw(seed, keys, exponent)
   return Uint32Array.from({ length: requests }, draw)
 }
 
 /** Zipf, and a run through keys that are asked for once and never again, after every so many requests. */
-export function zipfWithScans(random: Random, keys: number, exponent: number, requests: number): Uint32Array {
-  const draw = zipfDraw(random, keys, exponent)
+export function zipfWithScans(seed: number, keys: number, exponent: number, requests: number): Uint32Array {
+  const draw = zipfDraw(seed, keys, exponent)
   const period = Math.max(10, Math.floor(keys / 2))
   const scan = Math.floor(period / 4)
   let next = keys
@@ -21,14 +21,15 @@ export function zipfWithScans(random: Random, keys: number, exponent: number, re
 }
 
 /** Zipf over a set whose hot keys change: every so many requests all ranks move on to other keys. */
-export function shifting(random: Random, keys: number, exponent: number, requests: number, shifts = 10): Uint32Array {
-  const draw = zipfDraw(random, keys, exponent)
+export function shifting(seed: number, keys: number, exponent: number, requests: number, shifts = 10): Uint32Array {
+  const draw = zipfDraw(seed, keys, exponent)
   const period = Math.ceil(requests / shifts)
   const step = Math.floor(keys / shifts)
   return Uint32Array.from({ length: requests }, (_, place) => (draw() + Math.floor(place / period) * step) % keys)
 }
 
-function zipfDraw(random: Random, keys: number, exponent: number): () => number {
+function zipfDraw(seed: number, keys: number, exponent: number): () => number {
+  const random = createRandom(seed)
   const sums = new Float64Array(keys)
   let sum = 0
   for (let key = 0; key < keys; key++) {
