@@ -229,7 +229,7 @@ class World {
   async #check(): Promise<void> {
     const bodies = new Map<string, string>()
     for (const { id, form } of this.#sent) {
-      const state = await this.#app.gateway.waitForOutcome(form, 'default', id, AbortSignal.timeout(15_000))
+      const state = await this.#app.gateway.waitForOutcome(form, 'default', id, AbortSignal.timeout(60_000))
       bodies.set(`${form}/${id}`, state.state === 'done' ? state.body : `is ${state.state}`)
     }
     const inOrder = this.#sent
