@@ -40,7 +40,7 @@ describe('a database that another program has locked', () => {
     await started(n.app)
     const leave = await n.hold()
     const promised = await n.app.enqueue(n.run, { key: 'a', value: 1 })
-    const refused = errorOf(n.app.submit(n.run, { key: 'a', value: 2 }, { id: 'given back' .replace(' ', '-') }))
+    const refused = errorOf(n.app.submit(n.run, { key: 'a', value: 2 }, { id: 'given back'.replace(' ', '-') }))
     const release = lock(join(n.dataDir, 'book.sqlite'))
     await leave()
     expect(await refused).toMatchObject({ code: 'sql-busy', status: 503, retryAfterMs: expect.any(Number) })
@@ -54,7 +54,9 @@ describe('a database that another program has locked', () => {
   it('lets commands on others go on, in another lane', async () => {
     const n = notes({ ...fast, lanes: 2, batchRetriesMax: 100 })
     const free = command('free.do', { input: z.object({ key: z.string() }), key: ({ key }) => key, run: () => accept() })
-    const app = await started(defineApp({ name: 'lanes', commands: [n.run, free], dataDir: n.dataDir, lanes: 2, ...fast, batchRetriesMax: 100 }))
+    const app = await started(
+      defineApp({ name: 'lanes', commands: [n.run, free], dataDir: n.dataDir, lanes: 2, ...fast, batchRetriesMax: 100 }),
+    )
     const release = lock(join(n.dataDir, 'book.sqlite'))
     const stuck = await app.gateway.take('note.run', { key: 'a', value: 1 }, {})
     const others = await Promise.all(['b', 'c', 'd', 'e', 'f'].map((key) => app.gateway.take('free.do', { key }, {})))
@@ -81,7 +83,13 @@ describe('a journal that cannot be written for a while', () => {
   })
 
   it('gives a failed command back as well, and is not asked without a pause', async () => {
-    const n = notes({ retryBaseMs: 20, retryMaxMs: 20, batchRetriesMax: 1, retries: 0, does: ({ value }) => (value < 0 ? 'throw' : 'accept') })
+    const n = notes({
+      retryBaseMs: 20,
+      retryMaxMs: 20,
+      batchRetriesMax: 1,
+      retries: 0,
+      does: ({ value }) => (value < 0 ? 'throw' : 'accept'),
+    })
     await started(n.app)
     const retries = heard('headrace:retry')
     const release = lock(join(n.dataDir, 'journal.sqlite'))

@@ -63,7 +63,10 @@ export class Engine implements Calls {
     try {
       return (this[call.name] as (...parameters: unknown[]) => Reply[CallName])(...call.parameters)
     } catch (error) {
-      if (HeadraceError.is(error) && (error.code === 'storage-failed' || error.code === 'fenced')) this.#failure = error
+      if (HeadraceError.is(error) && (error.code === 'storage-failed' || error.code === 'fenced')) {
+        this.#failure = error
+        this.#abortAll()
+      }
       throw error
     }
   }
@@ -192,7 +195,7 @@ export class Engine implements Calls {
 
   /** A clean end leaves nothing to redo: the next start finds every file on disk. */
   close(): void {
-    for (const transaction of [...this.#transactions.keys()]) this.abort(transaction)
+    this.#abortAll()
     try {
       if (this.#failure === null) this.#checkpoint()
     } finally {
@@ -230,6 +233,18 @@ export class Engine implements Calls {
       `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`,
       { cause: firstError },
     )
+  }
+
+  /** Ends every open transaction, so that none of them holds a lock that a successor needs. */
+  #abortAll(): void {
+    for (const participant of [...this.#transactions.values()].flatMap(({ participants }) => participants)) {
+      try {
+        participant.abort()
+      } catch {
+        // Nothing of it is committed; closing the file ends it.
+      }
+    }
+    this.#transactions.clear()
   }
 
   /** The participant, with everything that the journal has decided for it. */
