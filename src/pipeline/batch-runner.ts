@@ -67,14 +67,17 @@ export class BatchRunner {
       } catch (error) {
         if (error instanceof CulpritError) {
           const culprits = new Set(error.failures.map(({ ticket }) => ticket))
-          failed = [...failed, ...error.failures]
-          tickets = tickets.filter((ticket) => !culprits.has(ticket))
+          const { blamed, behind } = this.#blame([...failed, ...error.failures])
+          failed = blamed
+          tickets = [...tickets.filter((ticket) => !culprits.has(ticket)), ...behind].sort((a, b) => a.entry.position - b.entry.position)
           tell('headrace:retry', () => ({ app: this.#context.app, commands: culprits.size, way: 'alone', error: error.failures[0]?.error }))
         } else if (HeadraceError.is(error) && fatal.includes(error.code)) {
           throw error
         } else if (HeadraceError.is(error) && transient.includes(error.code)) {
           attempt += 1
-          tickets = await this.#waitForStorage(tickets, attempt, error)
+          const goesOn = await this.#waitForStorage([...tickets, ...failed.map(({ ticket }) => ticket)], attempt, error)
+          tickets = tickets.filter(goesOn)
+          failed = failed.filter(({ ticket }) => goesOn(ticket))
         } else if (ready.length === 1) {
           failed = [...failed, { ticket: ready[0] as Ticket, error }]
           tickets = held
@@ -89,6 +92,22 @@ export class BatchRunner {
         }
       }
     }
+  }
+
+  /** Of the commands of one key that failed, the first one whose key must wait is judged; the others stand behind it, and have their turn later. */
+  #blame(failures: readonly Failure[]): { blamed: Failure[]; behind: Ticket[] } {
+    const waiting = new Set<string>()
+    const blamed: Failure[] = []
+    const behind: Ticket[] = []
+    for (const failure of [...failures].sort((a, b) => a.ticket.entry.position - b.ticket.entry.position)) {
+      const { ticket, error } = failure
+      if (waiting.has(ticket.key)) behind.push(ticket)
+      else {
+        blamed.push(failure)
+        if (judge(ticket, error, this.#context.limits).verdict !== 'skip') waiting.add(ticket.key)
+      }
+    }
+    return { blamed, behind }
   }
 
   /** Commands whose key must wait are held; so is whoever comes after a command that failed and is not given up. */
@@ -228,29 +247,28 @@ export class BatchRunner {
    * The storage cannot take the batch now. Commands that are on disk wait for
    * it; those that are not are given back to their callers once the tries are
    * used up: nothing of them was kept. A batch that is decided already is
-   * tried until it is found so.
+   * tried until it is found so. Answers which commands are tried again.
    */
-  async #waitForStorage(tickets: readonly Ticket[], attempt: number, error: HeadraceError): Promise<readonly Ticket[]> {
+  async #waitForStorage(tickets: readonly Ticket[], attempt: number, error: HeadraceError): Promise<(ticket: Ticket) => boolean> {
     const { app, limits, forget } = this.#context
     tell('headrace:retry', () => ({ app, commands: tickets.length, way: 'whole', error }))
     const stopping = this.#stopped.aborted
     if (error.details?.['decided'] === true) {
       await pause(backoffMs(attempt - 1, limits.retryBaseMs, limits.retryMaxMs))
-      return tickets
+      return () => true
     }
     if (attempt <= limits.batchRetriesMax && !stopping) {
       await pause(backoffMs(attempt - 1, limits.retryBaseMs, limits.retryMaxMs), this.#stopped)
-      return tickets
+      return () => true
     }
     for (const ticket of tickets) {
       if (ticket.entry.queued) continue
       ticket.refuse(new HeadraceError(error.code, error.message, { retryAfterMs: limits.retryMaxMs, cause: error }))
       forget(ticket)
     }
-    const queued = tickets.filter((ticket) => ticket.entry.queued)
-    if (stopping) return []
-    if (queued.length > 0) await pause(limits.retryMaxMs, this.#stopped)
-    return queued
+    if (stopping) return () => false
+    if (tickets.some(({ entry }) => entry.queued)) await pause(limits.retryMaxMs, this.#stopped)
+    return ({ entry }) => entry.queued
   }
 }
 

@@ -74,6 +74,14 @@ export class BlockedKeys {
     if (state.waiting) this.#waitUntil(key, state, Date.now())
   }
 
+  /** What `mayDrain` allowed could not be done: the key waits on, until `retryAt`. */
+  postpone(key: string, retryAt: number): void {
+    const state = this.#keys.get(key)
+    if (state === undefined) return
+    state.more = true
+    this.#waitUntil(key, state, retryAt)
+  }
+
   /**
    * Whether the lane may take parked commands back now: not while any that were
    * given back before are outstanding. When it may, `drain` follows, with what

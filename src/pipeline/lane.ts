@@ -7,12 +7,12 @@
  *   run      batch-runner.ts: one transaction, then outcomes.
  */
 import { HeadraceError } from '../contracts/errors.ts'
-import type { Entry } from '../contracts/ledger.ts'
+import type { Entry, Ledger } from '../contracts/ledger.ts'
 import { type Deferred, deferred } from '../std/deferred.ts'
 import { Appender } from './appender.ts'
 import { type BatchContext, BatchRunner, idReused } from './batch-runner.ts'
 import { BlockedKeys } from './blocked-keys.ts'
-import { fatal } from './judgement.ts'
+import { fatal, transient } from './judgement.ts'
 import type { Ticket } from './ticket.ts'
 import { Window } from './window.ts'
 
@@ -140,12 +140,26 @@ export class Lane {
       if (this.#window.length >= this.#context.limits.windowCommandsMax) return
       this.#hurried.delete(key)
       if (!this.#blocked.mayDrain(key)) continue
-      const { entries, more } = await this.#context.ledger.unblock(key, this.#context.limits.batchCommandsMax)
+      const woken = await this.#unblock(key)
+      if (woken === null) continue
+      const { entries, more } = woken
       const wakening = this.#blocked.drain(key, entries.length, more)
       const tickets = entries.map((entry) => this.#context.adopt(entry))
       for (const ticket of tickets) ticket.wakening = wakening
       this.#window.pushFront(tickets)
       this.#context.admission.parked -= entries.length
+    }
+  }
+
+  /** Null when the storage cannot do it now: the key waits a little longer. */
+  async #unblock(key: string): Promise<Awaited<ReturnType<Ledger['unblock']>> | null> {
+    const { ledger, limits } = this.#context
+    try {
+      return await ledger.unblock(key, limits.batchCommandsMax)
+    } catch (error) {
+      if (!HeadraceError.is(error) || !transient.includes(error.code)) throw error
+      this.#blocked.postpone(key, Date.now() + limits.retryMaxMs)
+      return null
     }
   }
 

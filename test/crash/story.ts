@@ -16,6 +16,8 @@ export interface Life {
   readonly killAfterMs?: number
   /** It may end without ever coming to `crashAt`. */
   readonly mayLive?: boolean
+  /** What befalls the data directory once the process has ended. */
+  readonly afterwards?: (dataDir: string) => void
 }
 
 export interface Story {
@@ -40,7 +42,7 @@ export async function tell(story: Story): Promise<Told> {
   const broken: string[] = []
   const ends: End[] = []
   let epoch = 0
-  for (const life of [...story.lives, {}]) {
+  for (const life of [...story.lives, {}] as readonly Life[]) {
     const process = new AppProcess({ ...story, ...life })
     try {
       const end = await live(story, life, process, load)
@@ -50,6 +52,7 @@ export async function tell(story: Story): Promise<Told> {
       if (next < epoch || (next === epoch && process.over?.signal === null))
         broken.push(`4 only the owner commits: the epoch was ${epoch}, and after another start it is ${next}`)
       epoch = next
+      life.afterwards?.(story.dataDir)
     } finally {
       await process.kill()
     }

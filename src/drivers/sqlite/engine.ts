@@ -78,8 +78,8 @@ export class Engine implements Calls {
     try {
       for (const name of [...databases].sort()) {
         const participant = this.#upToDate(name)
-        participant.begin()
         begun.push(participant)
+        participant.begin()
       }
     } catch (error) {
       for (const participant of begun) participant.abort()

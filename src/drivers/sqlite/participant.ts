@@ -25,6 +25,7 @@ export interface ParticipantOptions {
 }
 
 const cacheKiB = 64 * 1024
+const ownTable = 'headrace_partition'
 
 export class Participant {
   readonly name: string
@@ -141,13 +142,18 @@ export class Participant {
           sql: string
         }[]
         for (const { name } of triggers) this.#writer.exec(`drop trigger "${name.replaceAll('"', '""')}"`)
-        const applied = this.#writer.applyChangeset(changes, { onConflict: () => constants.SQLITE_CHANGESET_ABORT })
+        const applied = this.#writer.applyChangeset(changes, {
+          // Its row here may be of another epoch than the batch: the one that took the file was not on disk yet.
+          filter: (table) => table !== ownTable,
+          onConflict: () => constants.SQLITE_CHANGESET_ABORT,
+        })
         if (!applied) {
           throw new HeadraceError(
             'data-diverged',
             `Batch ${batch} of the journal does not fit the rows of SQLite '${this.name}' (${this.path}): somebody else changed the file after a crash. Restore the data directory from a backup; nothing was changed.`,
           )
         }
+        this.#writer.prepare(`update ${ownTable} set batch = ? where scope = ?`).run(batch, this.#scope)
         for (const { sql } of triggers) this.#writer.exec(sql)
         this.#writer.exec('commit')
       } catch (error) {
