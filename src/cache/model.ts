@@ -12,7 +12,7 @@
  * S3-FIFO, in the same manner: each key goes round a chain of states, and stays
  *
  *   outside  1/p requests on average, or
- *   small    T_s; asked for twice or more it moves to main, else it is a ghost
+ *   small    T_s; asked for again it moves to main, else it is a ghost
  *   ghost    at most T_g; asked for, it goes to main at once, else outside
  *   main     laps of T_m; a lap takes off one of its (at most 3) hits, or ends it
  *
@@ -141,8 +141,8 @@ function chain(
   const ghostRate: number[] = []
   for (const { probability } of ranks) {
     const inSmall = probability * smallTime
-    // Fewer than two hits while in small.
-    const toGhost = Math.exp(-inSmall) * (1 + inSmall)
+    // Not asked for again while in small.
+    const toGhost = Math.exp(-inSmall)
     const fromGhost = -Math.expm1(-probability * ghostTime)
     const mainStay = mainLaps(probability * mainTime) * mainTime
     // One round begins with a request of a key that is outside, and enters small.

@@ -12,7 +12,7 @@ class Node extends QueueNode {
   }
 }
 
-/** S3-FIFO written as plainly as the paper states it: arrays, sums counted anew each time. */
+/** The queues written as plainly as they are described: arrays, sums counted anew each time. Too short a life to see the hot keys change. */
 class Model {
   small: { key: string; size: number; frequency: number }[] = []
   main: { key: string; size: number; frequency: number }[] = []
@@ -46,7 +46,7 @@ class Model {
     const overShare = this.small.length > 0 && (this.bytes(this.small) >= this.bytesMax / 10 || this.small.length >= this.entriesMax / 10)
     if (overShare || this.main.length === 0) {
       const node = this.small.pop() as (typeof this.small)[number]
-      if (node.frequency > 1) this.main.unshift({ ...node, frequency: 0 })
+      if (node.frequency > 0) this.main.unshift({ ...node, frequency: 0 })
       else this.ghosts.push(node.key)
       return
     }

@@ -64,11 +64,11 @@ describe.skipIf(missing !== null)(`a cache of several nodes${missing === null ? 
     })
 
     it('are loaded once although the load takes longer than a lease', async () => {
-      const [one, other] = [await node({ leaseMs: 100 }), await node({ leaseMs: 100 })]
+      const [one, other] = [await node({ leaseMs: 500 }), await node({ leaseMs: 500 })]
       let loads = 0
       const load = async (): Promise<number> => {
         loads++
-        await new Promise((resolve) => setTimeout(resolve, 450))
+        await new Promise((resolve) => setTimeout(resolve, 1_300))
         return 7
       }
       const first = one.get('a', load)
