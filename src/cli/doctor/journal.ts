@@ -65,7 +65,7 @@ async function checkDatabase(dataDir: string, file: string): Promise<Finding> {
       return finding(
         name,
         'error',
-        `its log is damaged at frame ${wal.badFrame}, with ${counted(wal.commitsBehind, 'commit')} behind it`,
+        `its log is damaged ${wal.badFrame < 0 ? 'in its header' : `at frame ${wal.badFrame + 1}`}, with ${counted(wal.commitsBehind, 'commit')} behind it`,
         repair,
       )
     const { DatabaseSync } = await import('@photostructure/sqlite')

@@ -47,7 +47,11 @@ export class OwnerLock {
       )
     }
     const owner: Owner = { pid: process.pid, host: hostname(), startedAt: new Date().toISOString() }
-    writeFileSync(join(dataDir, 'owner.json'), `${JSON.stringify(owner)}\n`)
+    try {
+      writeFileSync(join(dataDir, 'owner.json'), `${JSON.stringify(owner)}\n`)
+    } catch {
+      // Only a name in a message: what cannot be written here says so where it matters.
+    }
     this.#database = database
   }
 

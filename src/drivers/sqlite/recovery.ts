@@ -10,7 +10,7 @@
  * - ahead of the journal: the journal lost commits: refused.
  */
 import { randomUUID } from 'node:crypto'
-import { accessSync, constants, mkdirSync, statSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { HeadraceError } from '../../contracts/errors.ts'
 import { crashPoint } from '../../std/crash-point.ts'
@@ -22,8 +22,10 @@ import { Participant } from './participant.ts'
 import { examineWal } from './wal.ts'
 
 const journalFile = 'journal.sqlite'
+/** Less than this, in bytes, and an index of a log may not fit. */
+const roomBytesMin = 256 * 1024
 
-/** Throws 'data-unreadable', 'data-in-use', 'data-corrupt', 'data-diverged', 'data-partitions', 'data-version', 'table-without-key', 'sql-failed'. */
+/** Throws 'data-unreadable', 'data-in-use', 'data-corrupt', 'data-diverged', 'data-partitions', 'data-version', 'table-without-key', 'disk-full', 'sql-failed'. */
 export function openEngine(options: EngineOptions): { readonly engine: Engine; readonly opened: Opened } {
   makeDirectory(options.dataDir)
   const lock = new OwnerLock(options.dataDir)
@@ -57,8 +59,20 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
     for (const participant of participants.values()) participant.close()
     journal?.close()
     lock.release()
-    throw error
+    throw withoutRoom(options.dataDir, error)
   }
+}
+
+/** SQLite says "I/O error" when there is no room for the index of a log, which it makes at the start. */
+function withoutRoom(dataDir: string, error: unknown): unknown {
+  if (!HeadraceError.is(error) || error.code !== 'storage-failed') return error
+  const { bavail, bsize } = statfsSync(dataDir)
+  if (bavail * bsize >= roomBytesMin) return error
+  return new HeadraceError(
+    'disk-full',
+    `There is no room left in the data directory ${dataDir}: ${error.message}. Free some space and start again; nothing was changed.`,
+    { details: { dataDir }, cause: error },
+  )
 }
 
 function recoverFile(journal: Journal, participant: Participant): number {
@@ -107,7 +121,7 @@ function refuseDamagedLog(path: string): void {
   if (report?.badFrame != null && report.commitsBehind > 1) {
     throw new HeadraceError(
       'data-corrupt',
-      `The journal's log ${path}-wal is damaged in its middle: frame ${report.badFrame + 1} is wrong, with ${report.commitsBehind} commits behind it. Restore the data directory from a backup; nothing was changed.`,
+      `The journal's log ${path}-wal is damaged: ${report.badFrame < 0 ? 'its header' : `frame ${report.badFrame + 1}`} is wrong, with ${report.commitsBehind} commits behind it. Restore the data directory from a backup; nothing was changed.`,
       { details: { path: `${path}-wal`, ...report } },
     )
   }

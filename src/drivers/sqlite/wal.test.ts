@@ -114,6 +114,21 @@ describe('a write-ahead log', () => {
     )
   })
 
+  it('is damaged where any byte of its header is wrong, since SQLite would ignore all of it', () => {
+    for (let offset = 0; offset < headerBytes; offset++) {
+      expect(examined(withByteFlipped(offset)), `byte ${offset}`).toEqual({ goodFrames: 0, badFrame: -1, commitsBehind: commits.length })
+    }
+  })
+
+  it('is torn, not damaged, when its header is not there yet, or is that of a fresh start that got no further', () => {
+    const without = Buffer.from(log)
+    without.fill(0, 0, headerBytes)
+    expect(examined(without)).toBeNull()
+    const fresh = Buffer.from(log)
+    fresh.fill(7, 12, headerBytes)
+    expect(examined(fresh)).toBeNull()
+  })
+
   it('is whole after a checkpoint and a fresh start, though the frames of the old one stand behind, with other salts', () => {
     const path = join(folder, 'restarted.sqlite')
     const database = openDatabase('restarted', path, { synchronous: 'full', cacheKiB: 1024 })

@@ -15,7 +15,7 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 export interface WalReport {
   /** Frames that are whole, from the start. */
   readonly goodFrames: number
-  /** The first frame that is not whole though this log wrote it; null when there is none. */
+  /** The first frame that is not whole though this log wrote it, -1 for the header; null when there is none. */
   readonly badFrame: number | null
   /** Commits of this log at or behind the bad frame. */
   readonly commitsBehind: number
@@ -23,6 +23,8 @@ export interface WalReport {
 
 const headerBytes = 32
 const frameHeaderBytes = 24
+/** The page size that SQLite gives a new file. */
+const pageBytesDefault = 4096
 
 /** Reads the log at `path`; null when there is none or it is empty. */
 export function examineWal(path: string): WalReport | null {
@@ -45,12 +47,12 @@ export function examineWal(path: string): WalReport | null {
 
 function examine(file: number, header: Buffer, size: number): WalReport | null {
   const magic = header.readUInt32BE(0)
-  if ((magic & 0xfffffffe) >>> 0 !== 0x377f0682) return null
   const bigEndian = (magic & 1) === 1
   const pageBytes = header.readUInt32BE(8)
   const frameBytes = frameHeaderBytes + pageBytes
   let sums = checksum(header.subarray(0, 24), 0, 0, bigEndian)
-  if (sums[0] !== header.readUInt32BE(24) || sums[1] !== header.readUInt32BE(28)) return null
+  const whole = (magic & 0xfffffffe) >>> 0 === 0x377f0682 && sums[0] === header.readUInt32BE(24) && sums[1] === header.readUInt32BE(28)
+  if (!whole) return examineWithoutHeader(file, header, size)
 
   const frame = Buffer.alloc(frameBytes)
   let goodFrames = 0
@@ -74,6 +76,33 @@ function examine(file: number, header: Buffer, size: number): WalReport | null {
     if (ours && frame.readUInt32BE(4) !== 0) commitsBehind += 1
   }
   return { goodFrames, badFrame: commitsBehind === 0 ? null : badFrame, commitsBehind }
+}
+
+/**
+ * SQLite ignores a log whose header is wrong, with all its commits. It is wrong
+ * by right when the first writing of a log was torn: then its frames do not go
+ * with it. When they do, by their salts or by the checksum that goes on from
+ * the header's, the header was whole once, and has been damaged.
+ */
+function examineWithoutHeader(file: number, header: Buffer, size: number): WalReport | null {
+  const named = header.readUInt32BE(8)
+  const pageBytes = named >= 512 && named <= 65_536 && (named & (named - 1)) === 0 ? named : pageBytesDefault
+  const frame = Buffer.alloc(frameHeaderBytes + pageBytes)
+  if (readSync(file, frame, 0, frame.length, headerBytes) < frame.length) return null
+  const salts = Buffer.from(frame.subarray(8, 16))
+  const goesOn = [true, false].some((bigEndian) => {
+    const start = checksum(frame.subarray(0, 8), header.readUInt32BE(24), header.readUInt32BE(28), bigEndian)
+    const sums = checksum(frame.subarray(frameHeaderBytes), ...start, bigEndian)
+    return sums[0] === frame.readUInt32BE(16) && sums[1] === frame.readUInt32BE(20)
+  })
+  if (!goesOn && header.compare(salts, 0, salts.length, 16, 24) !== 0) return null
+  let commitsBehind = 0
+  for (let offset = headerBytes; offset + frame.length <= size; offset += frame.length) {
+    readSync(file, frame, 0, frame.length, offset)
+    if (frame.compare(salts, 0, salts.length, 8, 16) !== 0) break
+    if (frame.readUInt32BE(4) !== 0) commitsBehind += 1
+  }
+  return commitsBehind === 0 ? null : { goodFrames: 0, badFrame: -1, commitsBehind }
 }
 
 function checksum(bytes: Buffer, first: number, second: number, bigEndian: boolean): [number, number] {
