@@ -124,8 +124,9 @@ export interface Transaction {
   rollbackToSavepoint(): Promise<void>
   releaseSavepoint(): Promise<void>
   /**
-   * Resolves when the batch is decided and every database shows it, to a number
-   * that grows with every commit that changed a database. After an
+   * Resolves when the batch is decided and every database shows it, or refuses
+   * to be read ('disk-full') until it does, to a number that grows with every
+   * commit that changed a database. After an
    * error nothing of it is true, but for 'storage-failed', where only the next
    * start knows, and an error with `details.decided`, where the same batch must
    * be tried again and is then found decided. A statement that failed before,

@@ -133,6 +133,25 @@ describe('a journal that cannot be written for a while', () => {
 })
 
 describe('several culprits of one key in one batch', () => {
+  it('are judged in their order, also when the later one is found first', async () => {
+    let healed = false
+    const n = notes({ ...fast, retries: 0, onDeadLetter: 'block', does: ({ value }) => (value === 2 && !healed ? 'throw' : 'accept') })
+    await started(n.app)
+    const leave = await n.hold()
+    // decide() of the second names it at once; the first breaks save(), and is found by splitting the batch.
+    const dead = next('headrace:dead-letter')
+    const [, second, third] = await Promise.all([0.5, 2, 3].map((value) => n.app.enqueue(n.batch, { key: 'a', value })))
+    await leave()
+    await dead
+    const letters = await n.app.deadLetters.list()
+    expect(letters.map(({ input }) => JSON.parse(input).value)).toEqual([0.5])
+    expect(await n.app.deadLetters.blockedKeys()).toMatchObject([{ key: 'a', retryAt: null, parked: 2 }])
+    healed = true
+    await n.app.deadLetters.drop(letters[0]?.position ?? 0)
+    await Promise.all([second?.outcome, third?.outcome])
+    expect(n.effects().map(({ value }) => value)).toEqual([2, 3])
+  })
+
   it('are judged one after the other when the key must wait: each blocks on its own', async () => {
     const n = notes({ ...fast, retries: 0, onDeadLetter: 'block' })
     await started(n.app)

@@ -23,6 +23,10 @@ import type { BlockedKeys } from './blocked-keys.ts'
 import { fatal, type Judged, judge, recordOfFailures, transient } from './judgement.ts'
 import type { Limits } from './options.ts'
 import type { Ticket } from './ticket.ts'
+
+/** Outcomes that go out in one turn of the event loop. */
+const settledPerTurn = 32
+
 export interface BatchContext {
   readonly app: string
   readonly ledger: Ledger
@@ -43,6 +47,8 @@ export class BatchRunner {
   readonly #stopped: AbortSignal
   /** The outcomes of the last batch are on their way to those who wait. */
   settling: Promise<void> = Promise.resolve()
+  /** Those of the batch before it. A lane waits for them before it takes again: their callers' next commands belong in the batch. */
+  settledBefore: Promise<void> = Promise.resolve()
 
   constructor(context: BatchContext, blocked: BlockedKeys, stopped: AbortSignal) {
     this.#context = context
@@ -79,8 +85,9 @@ export class BatchRunner {
           tickets = tickets.filter(goesOn)
           failed = failed.filter(({ ticket }) => goesOn(ticket))
         } else if (ready.length === 1) {
-          failed = [...failed, { ticket: ready[0] as Ticket, error }]
-          tickets = held
+          const { blamed, behind } = this.#blame([...failed, { ticket: ready[0] as Ticket, error }])
+          failed = blamed
+          tickets = [...held, ...behind]
         } else if (ready.length === 0) {
           throw error
         } else {
@@ -141,9 +148,10 @@ export class BatchRunner {
         position: this.#context.position,
         mustWait: (ticket, error) => judge(ticket, error, limits).verdict !== 'skip',
         extra: (failures, toPark) => {
-          judged = [...failed, ...failures].map(({ ticket, error }) => judge(ticket, error, limits))
-          parked = toPark
-          return recordOfFailures(judged, toPark)
+          const { blamed, behind } = this.#blame([...failed, ...failures])
+          judged = blamed.map(({ ticket, error }) => judge(ticket, error, limits))
+          parked = [...toPark, ...behind]
+          return recordOfFailures(judged, parked)
         },
       },
       ready,
@@ -163,16 +171,21 @@ export class BatchRunner {
     for (const verdict of judged) this.#afterJudgement(verdict)
     for (const ticket of parked) this.#afterParking(ticket)
     for (const [ticket, { digest }] of batch.elsewhere) this.#stepAside(ticket, digest)
-    this.settling = this.#settleSoon(batch)
+    this.settledBefore = this.settling
+    this.settling = this.settling.then(() => this.#settleByParts(batch))
   }
 
   /**
-   * Outcomes go out one turn of the event loop later: by then the next batch is
-   * on its way to the storage thread, and the callers' own work runs beside it.
+   * Outcomes go out in small parts, one for each turn of the event loop: between
+   * them the answers of the storage thread are heard, so that the next batch goes
+   * on beside the callers' own work instead of behind it.
    */
-  async #settleSoon(batch: AppliedBatch): Promise<void> {
-    await new Promise(setImmediate)
-    for (const [ticket, outcome] of batch.outcomes) this.#settle(ticket, outcome, batch.repeated.has(ticket))
+  async #settleByParts(batch: AppliedBatch): Promise<void> {
+    let settled = 0
+    for (const [ticket, outcome] of batch.outcomes) {
+      if (settled++ % settledPerTurn === 0) await new Promise(setImmediate)
+      this.#settle(ticket, outcome, batch.repeated.has(ticket))
+    }
   }
 
   /** The command is decided: the door and its key count it no more. */

@@ -119,6 +119,7 @@ export class Lane {
         await this.#wakeKeys()
         await this.#refill()
       }
+      await this.#batches.settledBefore
       const taken = this.#window.take()
       if (taken.length === 0) {
         await this.#wake.promise

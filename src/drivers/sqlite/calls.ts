@@ -1,10 +1,8 @@
 /** The calls that cross from the ledger to the engine, whichever thread it runs on. Plain data both ways. */
-import type { Row } from '../../contracts/database.ts'
 import type {
   AppendConflict,
   BatchIds,
   BlockedKey,
-  CommitRecord,
   DeadLetter,
   Entry,
   LedgerCounts,
@@ -12,20 +10,22 @@ import type {
   ReadOptions,
   StoredOutcome,
 } from '../../contracts/ledger.ts'
+import type { RowSet } from './rows.ts'
 import type { Verb } from './verbs.ts'
+import type { Flat, WireRecord } from './wire.ts'
 
 export interface Calls {
   begin(
     databases: readonly string[],
     ids: BatchIds,
   ): { readonly transaction: number; readonly known: StoredOutcome[]; readonly queued: QueuedId[] }
-  write(transaction: number, database: string, verb: Verb): Row[] | number
-  read(database: string, verb: Verb): Row[] | number
+  write(transaction: number, database: string, verb: Verb): RowSet | number
+  read(database: string, verb: Verb): RowSet | number
   savepoint(transaction: number, action: 'savepoint' | 'rollback to' | 'release'): void
-  commit(transaction: number, record: CommitRecord): number
+  commit(transaction: number, record: WireRecord): number
   abort(transaction: number): void
-  append(entries: readonly Entry[]): AppendConflict[]
-  queued(options: ReadOptions): Entry[]
+  append(entries: Flat): AppendConflict[]
+  queued(options: ReadOptions): Flat
   outcomes(ids: readonly string[]): StoredOutcome[]
   pending(id: string): QueuedId | null
   counts(): LedgerCounts

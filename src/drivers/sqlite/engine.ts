@@ -11,9 +11,10 @@
  * A failure before step 2 undoes everything. A failure at step 2 that leaves
  * open whether the commit is on disk ends the engine: every later call is
  * refused with 'storage-failed', and the next start recovers. Nothing is
- * retried after a failed fsync. When step 3 meets a full disk, the file is
- * *behind*: nothing reads or writes it until the journal's redo has brought it
- * up, which every later call on it tries first.
+ * retried after a failed fsync. When step 3 meets a full disk, the batch is
+ * decided all the same, and the file is *behind*: nothing reads or writes it
+ * until the journal's redo has brought it up, which every later call on it
+ * tries first.
  *
  * A statement that fails is a vote to abort: the transaction cannot commit any
  * more, even if the handler did not look at the error, unless a savepoint from
@@ -22,14 +23,15 @@
  * Everything here is synchronous and runs on one thread (see `port.ts`).
  */
 import { HeadraceError } from '../../contracts/errors.ts'
-import type { BatchIds, CommitRecord } from '../../contracts/ledger.ts'
+import type { BatchIds } from '../../contracts/ledger.ts'
 import { crashPoint } from '../../std/crash-point.ts'
 import type { Journal } from './journal.ts'
 import type { Redo } from './redo-table.ts'
 import type { Participant } from './participant.ts'
 import type { Call, CallName, Calls, Reply } from './calls.ts'
-import type { Row } from '../../contracts/database.ts'
+import type { RowSet } from './rows.ts'
 import type { Verb } from './verbs.ts'
+import { entriesIn, type Flat, flatEntries, fromWireRecord, type WireRecord } from './wire.ts'
 
 /** Batches, and bytes of redo, after which the files are brought to disk. */
 const checkpointBatches = 512
@@ -90,7 +92,7 @@ export class Engine implements Calls {
     return { transaction, known, queued }
   }
 
-  write(transaction: number, database: string, verb: Verb): Row[] | number {
+  write(transaction: number, database: string, verb: Verb): RowSet | number {
     const open = this.#open(transaction)
     try {
       return this.#participant(database).writes.run(verb)
@@ -100,7 +102,7 @@ export class Engine implements Calls {
     }
   }
 
-  read(database: string, verb: Verb): Row[] | number {
+  read(database: string, verb: Verb): RowSet | number {
     return this.#upToDate(database).reads.run(verb)
   }
 
@@ -111,7 +113,8 @@ export class Engine implements Calls {
     for (const participant of open.participants) participant.savepoint(action)
   }
 
-  commit(transaction: number, record: CommitRecord): number {
+  commit(transaction: number, wire: WireRecord): number {
+    const record = fromWireRecord(wire)
     const { participants, failed } = this.#open(transaction)
     this.#transactions.delete(transaction)
     const batch = this.#journal.lastBatch + 1
@@ -135,7 +138,7 @@ export class Engine implements Calls {
     this.#commitFiles(participants, changed)
     crashPoint('commit.after-files')
     this.#batchesSinceCheckpoint += 1
-    if (this.#batchesSinceCheckpoint >= checkpointBatches || this.#journal.redo.bytes >= checkpointBytes) this.#checkpoint()
+    if (this.#batchesSinceCheckpoint >= checkpointBatches || this.#journal.redo.bytes >= checkpointBytes) this.#checkpointIfRoom()
     return this.#journal.lastBatch
   }
 
@@ -145,12 +148,12 @@ export class Engine implements Calls {
     for (const participant of open?.participants ?? []) participant.abort()
   }
 
-  append(...parameters: Parameters<Calls['append']>): Reply['append'] {
-    return this.#journal.append(...parameters)
+  append(entries: Flat): Reply['append'] {
+    return this.#journal.append(entriesIn(entries))
   }
 
   queued(...parameters: Parameters<Calls['queued']>): Reply['queued'] {
-    return this.#journal.read(...parameters)
+    return flatEntries(this.#journal.read(...parameters))
   }
 
   outcomes(...parameters: Parameters<Calls['outcomes']>): Reply['outcomes'] {
@@ -197,7 +200,7 @@ export class Engine implements Calls {
   close(): void {
     this.#abortAll()
     try {
-      if (this.#failure === null) this.#checkpoint()
+      if (this.#failure === null) this.#checkpointIfRoom()
     } finally {
       for (const participant of this.#participants.values()) participant.close()
       this.#journal.close()
@@ -217,17 +220,11 @@ export class Engine implements Calls {
       } catch (error) {
         participant.abort()
         this.#behind.add(participant)
-        firstError ??= error
+        if (firstError === null || isFull(firstError)) firstError = error
       }
     })
-    if (firstError === null) return
-    const full = HeadraceError.is(firstError) && firstError.code === 'disk-full'
+    if (firstError === null || isFull(firstError)) return
     const why = firstError instanceof Error ? firstError.message : String(firstError)
-    if (full)
-      throw new HeadraceError('disk-full', `A decided batch waits for space on the disk: ${why}`, {
-        details: { decided: true },
-        cause: firstError,
-      })
     throw new HeadraceError(
       'storage-failed',
       `A decided batch could not be committed to a file: ${why}. The journal has it; start the node again, and it is completed.`,
@@ -256,6 +253,15 @@ export class Engine implements Calls {
     return participant
   }
 
+  /** On a full disk everything stays in the logs for now: the batch before it is decided and done. */
+  #checkpointIfRoom(): void {
+    try {
+      this.#checkpoint()
+    } catch (error) {
+      if (!isFull(error)) throw error
+    }
+  }
+
   #checkpoint(): void {
     this.#batchesSinceCheckpoint = 0
     if (this.#behind.size > 0) return
@@ -277,4 +283,8 @@ export class Engine implements Calls {
     if (open === undefined) throw new HeadraceError('transaction-closed')
     return open
   }
+}
+
+function isFull(error: unknown): boolean {
+  return HeadraceError.is(error) && error.code === 'disk-full'
 }

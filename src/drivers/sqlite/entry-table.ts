@@ -55,18 +55,19 @@ export class EntryTable implements Memory {
     }
   }
 
-  insert(entry: Entry, parked: boolean): void {
-    const hash = hash53(entry.id)
-    const { position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts } = entry
-    this.#store
-      .run(
-        'insert into entry (position, partition, key, id, hash, command, tenant, input, digest, accepted_at, attempts, parked, crc) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
-      )
-      .run(position, partition, key, id, hash, command, tenant, input, digest, acceptedAt, attempts, parked ? 1 : 0, crc32(input))
-    this.#store.addTo(this.#index, hash, position)
-    this.queued += 1
-    this.queuedBytes += input.length
-    if (parked) this.parked += 1
+  insert(entries: readonly Entry[], parked: boolean): void {
+    const rows = entries.map(({ position, partition, key, id, command, tenant, input, digest, acceptedAt, attempts }) => {
+      const hash = hash53(id)
+      this.#store.addTo(this.#index, hash, position)
+      this.queuedBytes += input.length
+      return [position, partition, key, id, hash, command, tenant, input, digest, acceptedAt, attempts, parked ? 1 : 0, crc32(input)]
+    })
+    this.#store.insertRows(
+      'insert into entry (position, partition, key, id, hash, command, tenant, input, digest, accepted_at, attempts, parked, crc)',
+      rows,
+    )
+    this.queued += entries.length
+    if (parked) this.parked += entries.length
   }
 
   delete({ position, id, input }: Entry): void {

@@ -93,12 +93,15 @@ export class Journal implements Memory {
     // Not always the last: a command in memory that somebody wants safe may come after later ones that spilled.
     let highest = 0
     this.#store.transaction(() => {
+      const fresh = new Map<string, Entry>()
       for (const entry of entries) {
-        const conflict = this.#conflict(entry)
-        if (conflict === null) this.#entries.insert(entry, false)
+        const sameId = fresh.get(entry.id)
+        const conflict = sameId === undefined ? this.#conflict(entry) : ({ id: entry.id, known: 'queued', digest: sameId.digest } as const)
+        if (conflict === null) fresh.set(entry.id, entry)
         else conflicts.push(conflict)
         highest = Math.max(highest, entry.position)
       }
+      this.#entries.insert([...fresh.values()], false)
       this.#raisePosition(highest)
       crashPoint('append.before-commit')
     })
@@ -115,10 +118,8 @@ export class Journal implements Memory {
     this.#store.transaction(() => {
       this.#outcomes.insert(record.outcomes)
       for (const entry of record.done) this.#entries.delete(entry)
-      for (const entry of record.parked) {
-        if (entry.queued) this.#entries.delete(entry)
-        this.#entries.insert(entry, true)
-      }
+      for (const entry of record.parked) if (entry.queued) this.#entries.delete(entry)
+      this.#entries.insert(record.parked, true)
       for (const { key, partition, retryAt } of record.blocked) this.#entries.block(key, partition, retryAt)
       for (const dead of record.dead) this.#dead.insert(dead)
       for (const each of redo) this.redo.insert(each)
@@ -185,7 +186,7 @@ export class Journal implements Memory {
       if (letter === null) return null
       const { key, partition, id } = letter
       this.#outcomes.forget(id)
-      this.#entries.insert({ ...letter, attempts: 0, queued: true }, true)
+      this.#entries.insert([{ ...letter, attempts: 0, queued: true }], true)
       this.#entries.block(key, partition, Date.now())
       this.#dead.delete(position)
       return { key, partition }

@@ -1,6 +1,6 @@
 /** The embedded ledger: the contract of the write path, on the engine behind a port. */
 import { join, resolve } from 'node:path'
-import type { Database, DatabaseHandle, Row } from '../../contracts/database.ts'
+import type { Database, DatabaseHandle } from '../../contracts/database.ts'
 import { tell } from '../../contracts/diagnostics.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
 import type { BatchIds, CommitRecord, Ledger, LedgerOptions, QueuedId, StoredOutcome, Transaction } from '../../contracts/ledger.ts'
@@ -8,7 +8,9 @@ import { Mutex } from '../../std/mutex.ts'
 import type { Reply } from './calls.ts'
 import { readHandle, writeHandle } from './handle.ts'
 import { openPort, type Port, type ThreadOption } from './port.ts'
+import type { RowSet } from './rows.ts'
 import type { Verb } from './verbs.ts'
+import { entriesIn, flatEntries, toWireRecord } from './wire.ts'
 
 export interface SqliteLedgerOptions extends LedgerOptions {
   /** Default: what HEADRACE_SQLITE_THREAD says, else 'worker'; run from TypeScript sources, which Node 20 cannot load in a worker, 'main'. */
@@ -51,8 +53,8 @@ function ledgerOn(port: Port, options: LedgerOptions): Ledger {
   return {
     firstPosition: port.opened.firstPosition,
     partitions: port.opened.partitions,
-    append: (entries) => port.call('append', entries),
-    read: (reading) => port.call('queued', reading),
+    append: (entries) => port.call('append', flatEntries(entries)),
+    read: async (reading) => entriesIn(await port.call('queued', reading)),
     begin: (databases, ids) => beginTransaction(port, locks, databases, ids),
     reader: (database) => readHandle((verb) => port.call('read', database, verb)),
     outcomes: async (ids) => byId(await port.call('outcomes', ids)),
@@ -133,14 +135,14 @@ class SqliteTransaction implements Transaction {
   }
 
   commit(record: CommitRecord): Promise<number> {
-    return this.#end(() => this.#port.call('commit', this.#number, record))
+    return this.#end(() => this.#port.call('commit', this.#number, toWireRecord(record)))
   }
 
   abort(): Promise<void> {
     return this.#end(() => this.#port.call('abort', this.#number))
   }
 
-  async #write(database: string, verb: Verb): Promise<Row[] | number> {
+  async #write(database: string, verb: Verb): Promise<RowSet | number> {
     if (!this.#open)
       throw new HeadraceError(
         'transaction-closed',

@@ -42,15 +42,13 @@ export class OutcomeTable implements Memory {
   }
 
   insert(outcomes: readonly StoredOutcome[]): void {
-    const insert = this.#store.run(
-      'insert into outcome (n, hash, id, status, digest, body, position, partition, at, crc) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
-    )
-    for (const { id, status, digest, body, position, partition, at } of outcomes) {
+    const rows = outcomes.map(({ id, status, digest, body, position, partition, at }) => {
       const hash = hash53(id)
-      insert.run(this.#next, hash, id, status, digest, body, position, partition, at, crc32(body))
-      this.#store.addTo(this.#index, hash, this.#next)
-      this.#next += 1
-    }
+      const n = this.#next++
+      this.#store.addTo(this.#index, hash, n)
+      return [n, hash, id, status, digest, body, position, partition, at, crc32(body)]
+    })
+    this.#store.insertRows('insert into outcome (n, hash, id, status, digest, body, position, partition, at, crc)', rows)
   }
 
   /** Throws 'data-corrupt' when its checksum is wrong. */
