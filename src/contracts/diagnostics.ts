@@ -44,6 +44,39 @@ export interface DiagnosticEvents {
   'headrace:query': { readonly app: string; readonly query: string; readonly ms: number; readonly ok: boolean }
   /** What recovery found at start. */
   'headrace:recovery': { readonly app: string; readonly queued: number; readonly redone: number; readonly ms: number }
+  /** A global transaction ended, or an attempt of one. `branches` counts those that wrote. */
+  'headrace:transaction': {
+    readonly deployment: string
+    readonly gid: string
+    readonly protocol: string
+    readonly end: 'committed' | 'aborted' | 'unknown'
+    readonly branches: number
+    readonly databases: readonly string[]
+    readonly attempt: number
+    readonly prepareMs: number
+    readonly decideMs: number
+    readonly ms: number
+    /** The code of what ended it, when it did not commit. */
+    readonly code: string | null
+  }
+  /** Recovery ended a prepared branch that another process, or a crash, left behind. */
+  'headrace:recovery-branch': {
+    readonly deployment: string
+    readonly gid: string
+    readonly participant: string
+    readonly end: 'committed' | 'aborted' | 'heuristic'
+  }
+  /** What one pass of recovery saw. `oldestMs` is how long the oldest branch in doubt has been seen. */
+  'headrace:recovery-pass': {
+    readonly deployment: string
+    readonly inDoubt: number
+    readonly oldestMs: number
+    readonly resolved: number
+    readonly heuristics: number
+    readonly unfinished: number
+    readonly away: readonly string[]
+    readonly ms: number
+  }
   /**
    * A lock was asked for, taken, refused, given back or lost. `held` and
    * `waiting` count the leases and the waiting callers of this process on the

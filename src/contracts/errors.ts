@@ -138,6 +138,71 @@ export const errorTable = Object.freeze({
   ),
   'disk-full': entry(503, true, 'The disk is full', 'Free disk space; the node accepts writes again by itself.'),
 
+  // Databases on servers, and transactions over several.
+  'tables-missing': entry(500, false, 'Tables of Headrace are missing', 'Run headrace migrate with an account that may create tables.'),
+  'tables-outdated': entry(500, false, 'Tables of Headrace have another version', 'Run headrace migrate; it upgrades them in place.'),
+  'sql-conflict': entry(
+    503,
+    true,
+    'The database ended the transaction for another',
+    'Try again: a deadlock or a serialization failure passes.',
+  ),
+  'prepare-unavailable': entry(
+    500,
+    false,
+    'The database cannot prepare transactions',
+    'PostgreSQL: set max_prepared_transactions to at least the number of lanes times 4 and restart it.',
+  ),
+  'prepare-full': entry(
+    503,
+    true,
+    'The database holds as many prepared transactions as it may',
+    'Wait, or raise max_prepared_transactions.',
+  ),
+  'gid-taken': entry(500, false, 'The name of the transaction is taken', 'Give every deployment and node a name of its own.'),
+  'protocol-unavailable': entry(
+    500,
+    false,
+    'No protocol commits these databases together',
+    'At most one database without prepare can take part: leave the others out, or use a saga.',
+  ),
+  'transaction-timeout': entry(
+    504,
+    true,
+    'The transaction did not end in time',
+    'It was undone everywhere. Make it shorter, or raise timeoutMs.',
+  ),
+  'transaction-unknown': entry(
+    503,
+    true,
+    'It is not known yet how the transaction ended',
+    'Recovery finds out when the database is back: headrace tx ls.',
+  ),
+  'transaction-heuristic': entry(
+    500,
+    false,
+    'A branch ended otherwise than decided',
+    'Somebody ended it by hand: compare the databases, then headrace tx resolve.',
+  ),
+  'transaction-aborted': entry(
+    503,
+    true,
+    'Recovery undid the transaction before it was decided',
+    'Try again; raise graceMs when prepared transactions of live nodes are undone often.',
+  ),
+  'transaction-nested': entry(
+    500,
+    false,
+    'A transaction or savepoint was begun inside another',
+    'Use the transaction that is open; a savepoint has one level.',
+  ),
+  'decision-log-full': entry(
+    503,
+    true,
+    'Too many decisions wait for their databases',
+    'Bring the databases back that headrace tx ls names.',
+  ),
+
   // The cache.
   'cache-key-invalid': entry(400, false, 'The cache key is not valid', 'Use a string of 1 to 512 bytes without unpaired surrogates.'),
   'cache-value-invalid': entry(

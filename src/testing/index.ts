@@ -9,5 +9,11 @@ export { shifting, zipf, zipfWithScans } from './cache-traces.ts'
 export { type FenceHarness, type FencedRegisters, fenceConformance } from './fence-conformance.ts'
 export { type LedgerHarness, type LedgerStore, ledgerConformance, type OpenLedgerOptions } from './ledger-conformance.ts'
 export { type LockHarness, lockConformance } from './lock-conformance.ts'
+export {
+  type OpenParticipantOptions,
+  type ParticipantHarness,
+  type ParticipantRunner,
+  participantConformance,
+} from './participant-conformance.ts'
 export * from './servers/index.ts'
 export { TcpProxy } from './tcp-proxy.ts'

@@ -10,6 +10,11 @@ const longFiles: readonly string[] = [
   // A conformance suite is the list of all promises of one contract, each a test of a few lines.
   'src/testing/ledger-conformance.ts',
   'src/testing/lock-conformance.ts',
+  'src/testing/participant-conformance.ts',
+  // All calls of one participant: the lines over the limit are their promises, and cutting the class would part them from what they share.
+  'src/drivers/memory/participant.ts',
+  'src/drivers/mysql/verbs.ts',
+  'src/drivers/postgres/participant.ts',
 ]
 
 describe('a file', () => {

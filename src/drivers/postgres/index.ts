@@ -1,4 +1,6 @@
-/** `headrace/postgres`: what Headrace can keep in PostgreSQL. */
+/** `headrace/postgres`: PostgreSQL as a database of an app and of global transactions; locks; the fence guard. */
+export { postgres } from './database.ts'
 export { postgresFence, postgresFenced, type PostgresFenceClient, postgresFenceSql } from './fence.ts'
 export { type PostgresLocksOptions, type PostgresPool, postgresLocks } from './lock.ts'
 export { postgresLocksSql } from './lock-sql.ts'
+export type { PostgresOptions } from './options.ts'

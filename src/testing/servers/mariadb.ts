@@ -6,13 +6,18 @@ import { programPath } from './binaries.ts'
 import { type Server, startServer } from './server-process.ts'
 
 export interface MariadbServerOptions {
+  /** Settings by name, such as `{ max_connections: 20 }`. */
+  readonly settings?: Readonly<Record<string, string | number>>
   /** More arguments of mariadbd, such as `['--innodb-lock-wait-timeout=1']`. */
   readonly args?: readonly string[]
 }
 
-/** Starts MariaDB with the user `root`, no password, and an empty database `test`. */
+/**
+ * Starts MariaDB with the user `root`, no password, and an empty database `test`
+ * in utf8mb4. `restart` (gently, or `hard` for kill -9) keeps its data.
+ */
 export function startMariadb(options: MariadbServerOptions = {}): Promise<Server> {
-  const { args = [] } = options
+  const { args = [], settings = {} } = options
   const asRoot = process.getuid?.() === 0 ? ['--user=root'] : []
   return startServer({
     name: 'mariadb',
@@ -28,7 +33,7 @@ export function startMariadb(options: MariadbServerOptions = {}): Promise<Server
       )
       writeFileSync(
         join(directory, 'init.sql'),
-        "CREATE USER IF NOT EXISTS 'root'@'127.0.0.1';\nGRANT ALL PRIVILEGES ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS test;\n",
+        "CREATE USER IF NOT EXISTS 'root'@'127.0.0.1';\nGRANT ALL PRIVILEGES ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS test CHARACTER SET utf8mb4;\n",
       )
     },
     command: (directory, port) => ({
@@ -48,6 +53,7 @@ export function startMariadb(options: MariadbServerOptions = {}): Promise<Server
           '--innodb-buffer-pool-size=64M',
           ...asRoot,
         ],
+        ...Object.entries(settings).map(([name, value]) => `--${name.replaceAll('_', '-')}=${value}`),
         ...args,
       ],
     }),
