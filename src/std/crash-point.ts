@@ -26,7 +26,22 @@ export const crashPointNames = [
 
 export type CrashPointName = (typeof crashPointNames)[number]
 
-export function crashPoint(name: CrashPointName): void {
+/** Places in global transactions and their recovery. */
+export const transactionCrashPointNames = [
+  'transaction.before-prepare',
+  'transaction.between-prepares',
+  'transaction.before-decision',
+  'transaction.after-decision',
+  'transaction.between-commits',
+  'transaction.before-forget',
+  'recovery.before-decide',
+  'recovery.after-decide',
+  'recovery.between-branches',
+] as const
+
+export type TransactionCrashPointName = (typeof transactionCrashPointNames)[number]
+
+export function crashPoint(name: CrashPointName | TransactionCrashPointName): void {
   if (name !== wantedName) return
   visitsLeft -= 1
   if (visitsLeft === 0) process.kill(process.pid, 'SIGKILL')
