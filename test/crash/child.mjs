@@ -7,7 +7,9 @@
  *   out  { ready: true } or { refused: code, message, details }   once, first
  *        { n, durable: true }        the command would survive a crash
  *        { n, outcome: body }        the stored document, byte for byte
- *        { n, error: code, message } { n, answer: … }
+ *        { n, error: code, message, known }   what the node knows of the command after a refusal
+ *        { n, answer: … }
+ *        { retried: code }           a batch meets this and is tried again
  *
  * Lines go out by synchronous writes: what the parent reads before the end of
  * the stream is exactly what this process has said before it died.
@@ -24,6 +26,7 @@ const { dist, dataDir, skus, unitsPerSku, buyers, balancePerBuyer, price, credit
 const load = (file) => import(new URL(file, pathToFileURL(`${dist}/`)).href)
 const { accept, command, defineApp, reject } = await load('index.js')
 const { sqlite } = await load('drivers/sqlite/index.js')
+const { listen } = await load('contracts/diagnostics.js')
 
 const seed = (table, names, value) => names.map((name) => `insert or ignore into ${table} values ('${name}', ${value});`).join('\n')
 
@@ -156,7 +159,11 @@ const say = (line) => {
     }
   }
 }
-const refusal = (n, error) => say({ n, error: error.code ?? 'unknown', message: error.message })
+const refusal = (n, error, known) => say({ n, error: error.code ?? 'unknown', message: error.message, known })
+
+listen('headrace:retry', ({ way, error }) => {
+  if (way === 'whole') say({ retried: error?.code ?? 'unknown' })
+})
 
 let app
 try {
@@ -169,12 +176,20 @@ try {
 say({ ready: true })
 
 async function take({ n, do: action, command: name, input, id }) {
-  const receipt = await app.gateway.take(name, input, { id })
-  if (action === 'enqueue') {
-    await receipt.durable()
-    say({ n, durable: true })
+  try {
+    const receipt = await app.gateway.take(name, input, { id })
+    if (action === 'enqueue') {
+      await receipt.durable()
+      say({ n, durable: true })
+    }
+    say({ n, outcome: (await receipt.outcome).body })
+  } catch (error) {
+    const known = await app.gateway.outcomeState(name, 'default', id).then(
+      ({ state }) => state,
+      () => 'unasked',
+    )
+    refusal(n, error, known)
   }
-  say({ n, outcome: (await receipt.outcome).body })
 }
 
 const actions = {

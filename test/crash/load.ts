@@ -8,6 +8,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { ErrorCode } from '../../src/contracts/errors.ts'
 import type { DeadLetter } from '../../src/contracts/ledger.ts'
 import { pause } from '../../src/std/backoff.ts'
 import type { Random } from '../../src/std/random.ts'
@@ -21,6 +22,14 @@ export interface LoadShape {
   readonly enqueued: number
   /** Share of commands whose handler throws until the app is healed. */
   readonly poisoned: number
+}
+
+/** What the node may say instead of an outcome, when something befalls its disk. Without, every error is a finding. */
+export interface Refusals {
+  /** The client sends the same again a little later, to the same process. */
+  readonly later?: ErrorCode
+  /** The client sends the same again to the next process. */
+  readonly next?: ErrorCode
 }
 
 export interface Sent {
@@ -49,18 +58,24 @@ interface Sender {
 /** How long a round of redrives waits for outcomes before it looks for further dead letters, in milliseconds. */
 const redrivePauseMs = 20
 const healthyMsMax = 8_000
+/** How long a client waits after a refusal before it sends again, in milliseconds. */
+const againMs = 20
 
 export class Load {
   readonly sent: readonly Sent[]
   /** Promises of the node that were seen broken while it ran. */
   readonly broken: string[] = []
+  /** How often a command was refused for now. */
+  refused = 0
+  readonly #refusals: Refusals
   readonly #senders: readonly Sender[]
   /** Keys that a poisoned command blocks. */
   readonly #blocked: ReadonlySet<string>
   /** Commands that have an answer under way from the current process. */
   #open = new Map<Sent, Promise<void>>()
 
-  constructor(random: Random, shape: LoadShape) {
+  constructor(random: Random, shape: LoadShape, refusals: Refusals = {}) {
+    this.#refusals = refusals
     const drawn = Array.from({ length: shape.senders }, (_, index) => commandsOf(random.fork(`sender ${index}`), `s${index}`, shape))
     this.#blocked = new Set(drawn.flat().flatMap(({ poisoned, submission, key }) => (poisoned && blocks(submission.command) ? [key] : [])))
     // Nobody waits for the outcome of a command whose key is blocked until the end.
@@ -71,8 +86,9 @@ export class Load {
     this.sent = this.#senders.flatMap(({ commands }) => commands)
   }
 
-  get answered(): number {
-    return this.sent.filter(({ body }) => body !== null).length
+  /** How many have an outcome, or were said to be safe. */
+  get acknowledged(): number {
+    return this.sent.filter(({ body, durable }) => body !== null || durable).length
   }
 
   /** Sends until all senders are through, or the process is gone. */
@@ -105,32 +121,44 @@ export class Load {
       if (sent.enqueued) {
         const { durable, answer } = process.enqueue(sent.submission)
         this.#wait(sent, answer)
-        if (!(await durable)) return
-        sent.durable = true
+        if (await durable) sent.durable = true
+        else if (!this.#isRefused(await answer, this.#refusals.later)) return
       } else {
         const answer = await process.submit(sent.submission)
-        if (answer === 'lost') return
         this.#heard(sent, answer)
+        if (answer === 'lost' || this.#isRefused(answer, this.#refusals.next)) return
       }
-      sender.next += 1
+      if (sent.durable || sent.body !== null || sent.errors.length > 0) sender.next += 1
+      else await pause(againMs)
     }
   }
 
+  #isRefused(answer: Answer, code: ErrorCode | undefined): boolean {
+    return answer !== 'lost' && 'error' in answer && answer.error === code
+  }
+
   #wait(sent: Sent, answer: Promise<Answer>): void {
-    this.#open.set(
-      sent,
-      answer.then((heard) => {
-        this.#heard(sent, heard)
-        this.#open.delete(sent)
-      }),
-    )
+    const waiting: Promise<void> = answer.then((heard) => {
+      this.#heard(sent, heard)
+      if (this.#open.get(sent) === waiting) this.#open.delete(sent)
+    })
+    this.#open.set(sent, waiting)
   }
 
   #heard(sent: Sent, answer: Answer): void {
-    if (answer === 'lost' || 'answer' in answer) return
-    if ('error' in answer) sent.errors.push(`${answer.error}: ${answer.message}`)
+    if (answer === 'lost' || 'answer' in answer || this.#isRefused(answer, this.#refusals.next)) return
+    if (this.#isRefused(answer, this.#refusals.later)) this.#heardRefused(sent, answer as Answer & { readonly error: string })
+    else if ('error' in answer) sent.errors.push(`${answer.error}: ${answer.message}`)
     else if (sent.body === null) sent.body = answer.outcome
     else if (sent.body !== answer.outcome) sent.others.push(answer.outcome)
+  }
+
+  /** Who is refused for now is told that nothing of it was kept. */
+  #heardRefused({ submission: { id }, durable }: Sent, { error, known }: { readonly error: string; readonly known?: string }): void {
+    this.refused += 1
+    if (durable) this.broken.push(`1 acknowledged is durable: ${id} was said to be safe, and then refused with ${error}`)
+    else if (known !== 'unknown')
+      this.broken.push(`7 bounds everywhere: ${id} was refused with ${error}, and the node answers that it is ${known}`)
   }
 
   async #healthyKeysAreDone(process: AppProcess): Promise<void> {
@@ -158,6 +186,8 @@ export class Load {
       for (const { id, position } of blocking) {
         const sent = byId.get(id)
         if (sent === undefined) throw new Error(`The dead letter ${id} was never sent`)
+        // It is dead already, but the word of that may still be on its way.
+        await this.#open.get(sent)
         sent.redriven = true
         sent.body = null
         await this.#unlessGone(process, process.ask({ do: 'redrive', position }))

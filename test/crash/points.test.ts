@@ -36,8 +36,8 @@ type ModeName = keyof typeof modes
 
 /** Which visits of a point end the process, by mode. */
 const places: Record<CrashPointName, Partial<Record<ModeName, readonly number[]>>> = {
-  'append.before-commit': { enqueued: [1, 6], spilled: [1, 9], poisoned: [4] },
-  'append.after-commit': { enqueued: [1, 6], spilled: [1, 9], poisoned: [4] },
+  'append.before-commit': { enqueued: [1, 2], spilled: [1, 9], poisoned: [4] },
+  'append.after-commit': { enqueued: [1, 2], spilled: [1, 9], poisoned: [4] },
   'apply.before-load': { direct: [1, 5], spilled: [17], poisoned: [30] },
   'apply.before-commit': { direct: [1, 5], spilled: [17], poisoned: [9, 40] },
   'commit.before-journal': { direct: [1, 5], enqueued: [3], spilled: [17], poisoned: [12], single: [200] },

@@ -44,7 +44,12 @@ export interface Refusal {
 /** What the process answered to one request; 'lost' when it ended first. */
 export type Answer =
   | { readonly outcome: string }
-  | { readonly error: string; readonly message: string }
+  | {
+      readonly error: string
+      readonly message: string
+      /** What the node says of the command when asked for its outcome after the refusal. */
+      readonly known?: string
+    }
   | { readonly answer: unknown }
   | 'lost'
 
@@ -70,6 +75,9 @@ export class AppProcess {
   readonly ended: Promise<End>
   readonly #process: ChildProcessWithoutNullStreams
   readonly #pending = new Map<number, Pending>()
+  /** How often a batch was tried again because of the storage. */
+  retries = 0
+  #said: Deferred<void> = deferred()
   #next = 1
   #over: End | null = null
   #stderr = ''
@@ -152,6 +160,16 @@ export class AppProcess {
     throw new Error(`'${request.do}' was not done: ${JSON.stringify(answer)} ${this.#stderr}`)
   }
 
+  /** Resolves once it is so, asked whenever the process has said something. Throws when it ends before. */
+  async until(isSo: () => boolean): Promise<void> {
+    while (!isSo()) {
+      if (this.#over !== null) throw new Error(`The process ended first: ${JSON.stringify(this.#over)} ${this.#stderr}`)
+      await Promise.race([this.#said.promise, this.ended])
+      // Those who were answered take note of it first.
+      await new Promise(setImmediate)
+    }
+  }
+
   async stop(): Promise<End> {
     await this.#ask({ do: 'stop' })
     return this.ended
@@ -185,6 +203,12 @@ export class AppProcess {
   }
 
   #hear(line: Record<string, unknown>, started: Deferred<'ready' | Refusal | End>): void {
+    this.#said.resolve()
+    this.#said = deferred()
+    if ('retried' in line) {
+      this.retries += 1
+      return
+    }
     if (line['ready'] === true) return started.resolve('ready')
     if ('refused' in line) return started.resolve(line as unknown as Refusal)
     const pending = this.#pending.get(Number(line['n']))

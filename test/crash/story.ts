@@ -5,15 +5,19 @@
  * sent again to the next one; the last one answers all and stops gently.
  */
 import { createRandom } from '../../src/std/random.ts'
-import { Load, type LoadShape } from './load.ts'
+import { Load, type LoadShape, type Refusals } from './load.ts'
 import { AppProcess, type CrashPlace, type End } from './process.ts'
-import { epochOf, findings } from './verdict.ts'
+import { epochOf, findings, lost } from './verdict.ts'
 
 export interface Life {
   /** Where it dies; without, it lives until `killAfterMs`, or until everything is answered. */
   readonly crashAt?: CrashPlace
   /** Killed so many milliseconds after its start, if it lives so long. */
   readonly killAfterMs?: number
+  /** Killed once so many more commands are acknowledged than before it, if it comes so far. */
+  readonly killAtAcknowledged?: number
+  /** What kills it then; by default SIGKILL alone. */
+  readonly killer?: (process: AppProcess) => Promise<void>
   /** It may end without ever coming to `crashAt`. */
   readonly mayLive?: boolean
   /** What befalls the data directory once the process has ended. */
@@ -27,6 +31,7 @@ export interface Story {
   readonly lives: readonly Life[]
   readonly limits?: Readonly<Record<string, number>>
   readonly dist?: string
+  readonly refusals?: Refusals
 }
 
 export interface Told {
@@ -38,7 +43,7 @@ export interface Told {
 
 /** Tells the story. Throws when a process did not die where it was to die: then nothing was tested. */
 export async function tell(story: Story): Promise<Told> {
-  const load = new Load(createRandom(story.seed), story.shape)
+  const load = new Load(createRandom(story.seed), story.shape, story.refusals)
   const broken: string[] = []
   const ends: End[] = []
   let epoch = 0
@@ -48,11 +53,12 @@ export async function tell(story: Story): Promise<Told> {
       const end = await live(story, life, process, load)
       if (typeof end === 'string') return { broken: [end, ...broken, ...load.broken], load, ends }
       ends.push(end)
+      life.afterwards?.(story.dataDir)
+      broken.push(...lost(story.dataDir, load.sent))
       const next = epochOf(story.dataDir)
       if (next < epoch || (next === epoch && process.over?.signal === null))
         broken.push(`4 only the owner commits: the epoch was ${epoch}, and after another start it is ${next}`)
       epoch = next
-      life.afterwards?.(story.dataDir)
     } finally {
       await process.kill()
     }
@@ -62,15 +68,39 @@ export async function tell(story: Story): Promise<Told> {
 
 /** How the process ended; a text when it refused to start. */
 async function live(story: Story, life: Life, process: AppProcess, load: Load): Promise<End | string> {
-  const killing = life.killAfterMs === undefined ? undefined : setTimeout(() => void process.kill(), life.killAfterMs)
+  let killed: Promise<unknown> | undefined
+  const kill = async (): Promise<unknown> => life.killer?.(process) ?? process.kill()
+  const killing =
+    life.killAfterMs === undefined
+      ? undefined
+      : setTimeout(() => {
+          killed = kill()
+        }, life.killAfterMs)
+  if (life.killAtAcknowledged !== undefined) {
+    const enough = load.acknowledged + life.killAtAcknowledged
+    process
+      .until(() => load.acknowledged >= enough)
+      .then(
+        () => {
+          killed = kill()
+        },
+        () => undefined,
+      )
+  }
   try {
     const started = await process.started
-    if (started !== 'ready' && 'refused' in started)
+    if (started !== 'ready' && 'refused' in started && !(life.killer !== undefined && killed !== undefined))
       return `2 once, all or none: the node does not start again: ${started.refused}: ${started.message}`
     if (started === 'ready') {
-      await load.drive(process)
-      await load.finish(process, story.dataDir)
-      if (process.over === null) await process.stop()
+      try {
+        await load.drive(process)
+        await load.finish(process, story.dataDir)
+        if (process.over === null) await process.stop()
+      } catch (error) {
+        // What kills it may take its disk first.
+        if (life.killer === undefined || killed === undefined) throw error
+        await killed
+      }
     }
     const end = await process.ended
     const mustDie = life.crashAt !== undefined && life.mayLive !== true
@@ -83,6 +113,7 @@ async function live(story: Story, life: Life, process: AppProcess, load: Load): 
     return end
   } finally {
     clearTimeout(killing)
+    await killed
   }
 }
 

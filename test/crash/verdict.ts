@@ -4,9 +4,10 @@
  *
  * Each finding starts with the invariant of DESIGN, section 4, that it breaks.
  */
-import { existsSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { DatabaseSync, type DatabaseSyncInstance } from '@photostructure/sqlite'
+import { DatabaseSync } from '@photostructure/sqlite'
 import type { Sent } from './load.ts'
 import { databaseNames, world } from './world.ts'
 
@@ -30,22 +31,59 @@ interface OutcomeRow {
   readonly body: string
 }
 
-/** Runs a query on a file of the data directory, read-only. */
+/**
+ * Runs a query on a copy of a file of the data directory and of its log: a
+ * reader on the files themselves would take part in what is tested.
+ */
 export function readRows<Row>(dataDir: string, name: string, sql: string): Row[] {
-  const database: DatabaseSyncInstance = new DatabaseSync(join(dataDir, `${name}.sqlite`), { readOnly: true })
+  const folder = mkdtempSync(join(tmpdir(), 'headrace-verdict-'))
+  const [file, copy] = [join(dataDir, `${name}.sqlite`), join(folder, 'copy.sqlite')]
   try {
-    return database.prepare(sql).all() as Row[]
+    copyFileSync(file, copy)
+    if (existsSync(`${file}-wal`)) copyFileSync(`${file}-wal`, `${copy}-wal`)
+    const database = new DatabaseSync(copy)
+    try {
+      return database.prepare(sql).all() as Row[]
+    } finally {
+      database.close()
+    }
   } finally {
-    database.close()
+    rmSync(folder, { recursive: true, force: true })
   }
 }
 
 /** The epoch of the last start; 0 when none came so far. */
 export function epochOf(dataDir: string): number {
-  // Killed while the journal was first made: there is nothing in it, and undoing the half is not for a reader.
+  // Killed while the journal was first made: there is nothing in it.
   if (!existsSync(join(dataDir, 'journal.sqlite')) || existsSync(join(dataDir, 'journal.sqlite-journal'))) return 0
   if (readRows(dataDir, 'journal', "select 1 from sqlite_master where name = 'meta'").length === 0) return 0
   return readRows<{ value: number }>(dataDir, 'journal', "select value from meta where name = 'epoch'")[0]?.value ?? 0
+}
+
+/**
+ * What was acknowledged and is not in the journal, between two processes: the
+ * next one is sent everything again that has no outcome, so later nobody sees
+ * that it was lost.
+ */
+export function lost(dataDir: string, sent: readonly Sent[]): string[] {
+  const acknowledged = sent.filter(({ durable, body }) => durable || body !== null)
+  if (acknowledged.length === 0) return []
+  const kept = new Set(
+    tablesOf(dataDir).flatMap((table) => readRows<{ id: string }>(dataDir, 'journal', `select id from ${table}`).map(({ id }) => id)),
+  )
+  return acknowledged
+    .filter((each) => !kept.has(scoped(each)))
+    .map(
+      (each) =>
+        `1 acknowledged is durable: ${scoped(each)} was ${each.body === null ? 'said to be safe' : 'answered'}, and the process left nothing of it`,
+    )
+}
+
+/** Those of the tables of commands that are there: a journal that lost everything has none. */
+function tablesOf(dataDir: string): string[] {
+  if (!existsSync(join(dataDir, 'journal.sqlite'))) return []
+  const tables = readRows<{ name: string }>(dataDir, 'journal', "select name from sqlite_master where name in ('outcome', 'entry')")
+  return tables.map(({ name }) => name)
 }
 
 /** Everything that is broken; empty when all is well. */

@@ -59,9 +59,9 @@ async function checkDatabase(dataDir: string, file: string): Promise<Finding> {
       ? 'Restore the whole data directory from a backup. Do not delete the journal alone: it holds what was acknowledged.'
       : 'Restore the whole data directory from a backup.'
   try {
-    const { examineWal } = await import('../../drivers/sqlite/wal.ts')
+    const { examineWal, isDamaged } = await import('../../drivers/sqlite/wal.ts')
     const wal = examineWal(`${path}-wal`)
-    if (wal !== null && wal.badFrame !== null && wal.commitsBehind > 1)
+    if (isDamaged(wal))
       return finding(
         name,
         'error',

@@ -215,6 +215,11 @@ export class Engine implements Calls {
     let firstError: unknown = null
     changed.forEach((participant, index) => {
       if (index > 0) crashPoint('commit.between-files')
+      // The storage has failed: from here on nothing is written, the journal has it all.
+      if (firstError !== null && !isFull(firstError)) {
+        participant.abort()
+        return
+      }
       try {
         participant.commit()
       } catch (error) {

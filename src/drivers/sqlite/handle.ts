@@ -33,7 +33,8 @@ export function writeHandle(run: Run): Database {
     insertMany: (table, rows, options = {}) => write(rows, { verb: 'insertMany', table, rows: rowSetOf(rows), options }),
     updateMany: (table, key, rows) => write(rows, { verb: 'updateMany', table, key: names(key), rows: rowSetOf(rows) }),
     addMany: (table, key, rows) => write(rows, { verb: 'addMany', table, key: names(key), rows: rowSetOf(rows) }),
-    upsertMany: (table, key, rows, { add = [] } = {}) => write(rows, { verb: 'upsertMany', table, key: names(key), rows: rowSetOf(rows), add }),
+    upsertMany: (table, key, rows, { add = [] } = {}) =>
+      write(rows, { verb: 'upsertMany', table, key: names(key), rows: rowSetOf(rows), add }),
     deleteIn: (table: string, column: string, values: readonly SqlValue[]) => write(values, { verb: 'deleteIn', table, column, values }),
   }
 }

@@ -5,8 +5,8 @@
  * fence row is moved and the changeset taken) → idle again by commit or abort.
  *
  * What must hold:
- * - `headrace_partition` has one row per journal: the epoch of its owner and the
- *   number of the last batch this file has. Both change in the transaction of
+ * - `headrace_partition` has one row per journal and name in it: the epoch of its
+ *   owner and the number of the last batch this file has. Both change in the transaction of
  *   the batch, so the row tells the truth after any crash.
  * - Everything a batch changes is in its changeset; a table without a primary
  *   key would be left out by SQLite in silence, so it is refused.
@@ -33,6 +33,7 @@ export class Participant {
   readonly reads: Verbs
   readonly writes: Verbs
   readonly #scope: string
+  readonly #schema: string | null
   readonly #writer: DatabaseSyncInstance
   readonly #reader: DatabaseSyncInstance
   readonly #moveFence: (epoch: number, batch: number) => boolean
@@ -44,6 +45,7 @@ export class Participant {
     this.name = options.name
     this.path = options.path
     this.#scope = scope
+    this.#schema = options.schema
     this.#writer = openDatabase(options.name, options.path, { synchronous: 'normal', cacheKiB })
     try {
       // The ledger checkpoints by itself, since it must know what is on disk.
@@ -51,17 +53,30 @@ export class Participant {
       this.#writer.exec(
         'create table if not exists headrace_partition (scope text primary key not null, epoch integer not null, batch integer not null) without rowid',
       )
-      if (options.schema !== null) this.#writer.exec(options.schema)
       this.#reader = openDatabase(options.name, options.path, { synchronous: 'normal', readOnly: true, cacheKiB })
-      this.#checkTables()
     } catch (error) {
       this.#writer.close()
-      throw sqliteError(options.name, error, options.schema ?? undefined)
+      throw sqliteError(options.name, error)
     }
     this.writes = new Verbs(options.name, this.#writer)
     this.reads = new Verbs(options.name, this.#reader, { readOnly: true })
     const move = this.#writer.prepare('update headrace_partition set epoch = ?, batch = ? where scope = ? and epoch <= ?')
     this.#moveFence = (epoch, batch) => Number(move.run(epoch, batch, scope, epoch).changes) === 1
+  }
+
+  /** Makes the tables of the app: not before it is known that this is the right file. */
+  makeTables(): void {
+    try {
+      if (this.#schema !== null) this.#writer.exec(this.#schema)
+    } catch (error) {
+      throw sqliteError(this.name, error, this.#schema ?? undefined)
+    }
+    this.#guarded(() => this.#checkTables())
+  }
+
+  /** Whether other journals, or this one under another name, have written the file. */
+  hasOthers(): boolean {
+    return this.#writer.prepare(`select 1 from ${ownTable} where scope <> ? limit 1`).get(this.#scope) !== undefined
   }
 
   /** The last batch this file has of our journal, or null when it has never seen it. */

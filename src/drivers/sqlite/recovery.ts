@@ -7,6 +7,8 @@
  * - behind it: the redo from there on is applied, in order of batch;
  * - behind the redo that is left, or missing though the journal knows the file:
  *   the file is older than the journal or another one: refused;
+ * - missing, in a file of the data directory that has one of another journal:
+ *   the journal was deleted or replaced: refused;
  * - ahead of the journal: the journal lost commits: refused.
  */
 import { randomUUID } from 'node:crypto'
@@ -16,10 +18,11 @@ import { HeadraceError } from '../../contracts/errors.ts'
 import { crashPoint } from '../../std/crash-point.ts'
 import type { EngineOptions, Opened } from './calls.ts'
 import { Engine } from './engine.ts'
+import { sqliteError } from './errors.ts'
 import { Journal } from './journal.ts'
 import { OwnerLock } from './owner.ts'
 import { Participant } from './participant.ts'
-import { examineWal } from './wal.ts'
+import { examineWal, isDamaged } from './wal.ts'
 
 const journalFile = 'journal.sqlite'
 /** Less than this, in bytes, and an index of a log may not fit. */
@@ -37,14 +40,18 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
     journal = new Journal({ path, partitions: options.partitions, deployment: randomUUID() })
     for (const database of [...options.databases].sort((a, b) => (a.name < b.name ? -1 : 1))) {
       mkdirSync(dirname(database.path), { recursive: true })
-      participants.set(database.name, new Participant(database, journal.deployment))
+      participants.set(database.name, new Participant(database, `${journal.deployment}/${database.name}`))
     }
     let redone = 0
     let first = true
     for (const participant of participants.values()) {
       if (!first) crashPoint('redo.between-files')
       first = false
-      redone += recoverFile(journal, participant)
+      try {
+        redone += recoverFile(options.dataDir, journal, participant)
+      } catch (error) {
+        throw sqliteError('journal', error)
+      }
     }
     if ([...participants.values()].every((participant) => participant.checkpoint())) journal.redo.drop(journal.lastBatch)
     const opened: Opened = {
@@ -75,11 +82,18 @@ function withoutRoom(dataDir: string, error: unknown): unknown {
   )
 }
 
-function recoverFile(journal: Journal, participant: Participant): number {
+function recoverFile(dataDir: string, journal: Journal, participant: Participant): number {
   const { name, path } = participant
   const known = journal.redo.file(name)
   const marker = participant.marker()
   if (known === null) {
+    if (marker === null && dirname(path) === dataDir && participant.hasOthers())
+      throw new HeadraceError(
+        'data-diverged',
+        `SQLite '${name}' (${path}) was written under another journal than the one here: journal.sqlite was deleted or replaced, or the file comes from elsewhere. Restore the whole data directory from one backup; nothing was changed. To start anew on this file, empty its table headrace_partition.`,
+        { details: { database: name } },
+      )
+    participant.makeTables()
     // New to this journal: it starts from here, on disk before the journal relies on it.
     participant.adopt(journal.epoch, journal.lastBatch)
     participant.checkpoint()
@@ -108,6 +122,7 @@ function recoverFile(journal: Journal, participant: Participant): number {
       { details: { database: name } },
     )
   }
+  participant.makeTables()
   crashPoint('redo.before-apply')
   for (const { changes, batch } of missing) participant.redo(changes, batch)
   crashPoint('redo.after-apply')
@@ -118,7 +133,7 @@ function recoverFile(journal: Journal, participant: Participant): number {
 
 function refuseDamagedLog(path: string): void {
   const report = examineWal(`${path}-wal`)
-  if (report?.badFrame != null && report.commitsBehind > 1) {
+  if (isDamaged(report)) {
     throw new HeadraceError(
       'data-corrupt',
       `The journal's log ${path}-wal is damaged: ${report.badFrame < 0 ? 'its header' : `frame ${report.badFrame + 1}`} is wrong, with ${report.commitsBehind} commits behind it. Restore the data directory from a backup; nothing was changed.`,

@@ -168,8 +168,7 @@ export class Verbs {
       this.#attempt(textOf(count), (statement) => {
         for (; values.length - next >= size; next += size) {
           const parameters: Bound[] = []
-          for (let index = 0; index < size; index++)
-            parameters.push(bound(values[next + index], columns[index % columns.length] as string))
+          for (let index = 0; index < size; index++) parameters.push(bound(values[next + index], columns[index % columns.length] as string))
           changed += Number(statement.run(...parameters).changes)
         }
       })
@@ -232,7 +231,8 @@ export class Verbs {
 
   #othersThan(key: readonly string[], { columns }: RowSet): string[] {
     for (const column of key) {
-      if (!columns.includes(column)) throw new HeadraceError('sql-failed', `A row has no value for its key column '${column}' on '${this.#name}'.`)
+      if (!columns.includes(column))
+        throw new HeadraceError('sql-failed', `A row has no value for its key column '${column}' on '${this.#name}'.`)
     }
     return columns.filter((column) => !key.includes(column))
   }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openDatabase } from './open.ts'
-import { examineWal } from './wal.ts'
+import { examineWal, isDamaged } from './wal.ts'
 
 const headerBytes = 32
 const frameBytes = 24 + 4096
@@ -120,10 +120,25 @@ describe('a write-ahead log', () => {
     }
   })
 
-  it('is torn, not damaged, when its header is not there yet, or is that of a fresh start that got no further', () => {
+  it('is damaged when its header is gone, since that is on disk before the first frame', () => {
     const without = Buffer.from(log)
     without.fill(0, 0, headerBytes)
-    expect(examined(without)).toBeNull()
+    expect(examined(without)).toEqual({ goodFrames: 0, badFrame: -1, commitsBehind: commits.length })
+    expect(examined(Buffer.alloc(log.length))).toBeNull()
+  })
+
+  it('may lose its last commit to a torn writing, but never its header', () => {
+    const first = log.subarray(0, frameStart(commits[0] as number))
+    const torn = Buffer.from(first)
+    torn[frameStart(0) + 100] = (torn[frameStart(0) + 100] as number) ^ 1
+    expect(isDamaged(examined(torn))).toBe(false)
+    const hurt = Buffer.from(first)
+    hurt[17] = (hurt[17] as number) ^ 1
+    expect(isDamaged(examined(hurt))).toBe(true)
+    expect(isDamaged(null)).toBe(false)
+  })
+
+  it('is torn, not damaged, when its header is that of a fresh start that got no further', () => {
     const fresh = Buffer.from(log)
     fresh.fill(7, 12, headerBytes)
     expect(examined(fresh)).toBeNull()

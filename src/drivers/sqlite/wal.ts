@@ -21,6 +21,12 @@ export interface WalReport {
   readonly commitsBehind: number
 }
 
+/** Whether acknowledged commits would be taken away: a torn writing takes at most the last one, and never the header. */
+export function isDamaged(report: WalReport | null): report is WalReport & { readonly badFrame: number } {
+  if (report === null || report.badFrame === null) return false
+  return report.commitsBehind > (report.badFrame < 0 ? 0 : 1)
+}
+
 const headerBytes = 32
 const frameHeaderBytes = 24
 /** The page size that SQLite gives a new file. */
@@ -82,7 +88,8 @@ function examine(file: number, header: Buffer, size: number): WalReport | null {
  * SQLite ignores a log whose header is wrong, with all its commits. It is wrong
  * by right when the first writing of a log was torn: then its frames do not go
  * with it. When they do, by their salts or by the checksum that goes on from
- * the header's, the header was whole once, and has been damaged.
+ * the header's, the header was whole once, and has been damaged. So it is when
+ * it is all zeros before frames: with synchronous=FULL it is on disk first.
  */
 function examineWithoutHeader(file: number, header: Buffer, size: number): WalReport | null {
   const named = header.readUInt32BE(8)
@@ -95,7 +102,8 @@ function examineWithoutHeader(file: number, header: Buffer, size: number): WalRe
     const sums = checksum(frame.subarray(frameHeaderBytes), ...start, bigEndian)
     return sums[0] === frame.readUInt32BE(16) && sums[1] === frame.readUInt32BE(20)
   })
-  if (!goesOn && header.compare(salts, 0, salts.length, 16, 24) !== 0) return null
+  const erased = header.every((byte) => byte === 0)
+  if (!goesOn && !erased && header.compare(salts, 0, salts.length, 16, 24) !== 0) return null
   let commitsBehind = 0
   for (let offset = headerBytes; offset + frame.length <= size; offset += frame.length) {
     readSync(file, frame, 0, frame.length, offset)
