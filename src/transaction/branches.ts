@@ -30,6 +30,7 @@ export class Branches {
   readonly #handles = new Map<string, Database>()
   readonly #running = new Set<Promise<unknown>>()
   #open = true
+  #undoing = false
   #vote: Vote | null = null
   /** What was voted before the savepoint that is open; undefined when none is. */
   #voteBefore: Vote | null | undefined
@@ -129,6 +130,7 @@ export class Branches {
 
   /** Undoes the branches that `keep` does not name, side by side. Never throws. */
   async abort(keep: ReadonlySet<string> = new Set()): Promise<void> {
+    this.#undoing = true
     await this.close()
     await Promise.allSettled(this.all().flatMap((branch) => (keep.has(branch.participant) ? [] : [branch.abort()])))
   }
@@ -144,23 +146,20 @@ export class Branches {
   }
 
   async #watched<T>(name: string, act: (branch: Branch) => Promise<T>): Promise<T> {
-    this.#mustBeOpen()
-    let vote = true
+    if (!this.#open) throw this.#closed()
     try {
       const branch = await this.begin(name)
-      // The end came while it began: the statement is not sent.
-      if (!this.#open) vote = false
-      this.#mustBeOpen()
+      // Taken before the end, it counts: only what is undone anyway is not sent any more.
+      if (this.#undoing) throw this.#closed()
       return await act(branch)
     } catch (error) {
-      if (vote) this.#vote ??= { participant: name, error }
+      this.#vote ??= { participant: name, error }
       throw error
     }
   }
 
-  #mustBeOpen(): void {
-    if (this.#open) return
-    throw new HeadraceError('transaction-closed', 'The transaction has ended. Await every database call before the callback returns.')
+  #closed(): HeadraceError {
+    return new HeadraceError('transaction-closed', 'The transaction has ended. Await every database call before the callback returns.')
   }
 
   async #idle(): Promise<void> {

@@ -61,8 +61,8 @@ async function world(
 }
 
 const take = (database: Database, n = -1): Promise<number> => database.addMany('t', 'id', [{ id: 'x', n }])
-const valueOf = (store: MemoryStore | undefined): unknown => store?.rows('t')[0]?.['n']
-const values = ({ stores }: World): unknown[] => names.map((name) => valueOf(stores[name]))
+const valueIn = (store: MemoryStore | undefined): unknown => store?.rows('t')[0]?.['n']
+const values = ({ stores }: World): unknown[] => names.map((name) => valueIn(stores[name]))
 const code = (expected: string): unknown => expect.objectContaining({ code: expected })
 const all = async (tx: { database(name: string): Database }, which: readonly string[] = names): Promise<void> => {
   await Promise.all(which.map((name) => take(tx.database(name))))
@@ -214,7 +214,7 @@ describe('a transaction', () => {
 
   it('refuses options and databases that it does not know, before it begins', async () => {
     const here = await world()
-    await expect(here.coordinator.transaction({ retryMax: 1 } as never, all)).rejects.toThrow("did you mean 'retriesMax'")
+    await expect(here.coordinator.transaction({ retrysMax: 1 } as never, all)).rejects.toThrow("did you mean 'retriesMax'")
     await expect(here.coordinator.transaction({ databases: ['stok'] }, all)).rejects.toThrow("no database 'stok'")
     await expect(here.coordinator.transaction({ databases: ['stock'] }, (tx) => all(tx))).rejects.toThrow('not part of this transaction')
     await expect(world({ deployment: 'My Shop' })).rejects.toEqual(code('option-invalid'))
@@ -310,10 +310,10 @@ describe('a commit whose connection is lost', () => {
   it('is found out, whether it happened or not', async () => {
     const here = await world()
     for (const which of [['stock'], [...names]]) {
-      const before = valueOf(here.stores['stock']) as number
+      const before = valueIn(here.stores['stock']) as number
       here.plan('stock', 'commit', 'lost-after')
       await here.coordinator.transaction({}, (tx) => all(tx, which))
-      expect(valueOf(here.stores['stock'])).toBe(before - 1)
+      expect(valueIn(here.stores['stock'])).toBe(before - 1)
       here.plan('stock', 'commit', 'lost-before')
       await expect(here.coordinator.transaction({}, (tx) => all(tx, which))).rejects.toEqual(code('engine-unavailable'))
       here.plan('stock', 'commit', 'late')
@@ -501,17 +501,17 @@ describe('closing', () => {
 describe('the statistics', () => {
   it('put the model beside what was measured', async () => {
     const here = await world({ retriesMax: 2, retryBaseMs: 1, retryMaxMs: 1 })
-    for (let number = 0; number < 300; number += 1) {
+    for (let number = 0; number < 200; number += 1) {
       // One try in five is refused by orders, one in ten by wallet.
       here.plan('orders', 'prepare', number % 5 === 0 ? 'refused' : null)
       here.plan('wallet', 'prepare', number % 10 === 3 ? 'refused' : null)
       await here.coordinator.transaction({}, all).catch(() => undefined)
     }
     const { protocols, participants, sets, retries } = here.coordinator.stats()
-    expect(protocols['last-resource'].commits).toBeGreaterThan(290)
+    expect(protocols['last-resource'].commits).toBeGreaterThan(190)
     expect(participants['stock']?.success).toBe(1)
-    expect(participants['orders']?.prepareFailures).toBeGreaterThan(30)
-    expect(retries).toBeGreaterThan(50)
+    expect(participants['orders']?.prepareFailures).toBeGreaterThan(20)
+    expect(retries).toBeGreaterThan(30)
     const [set] = sets
     expect(set?.databases).toEqual(['orders', 'stock', 'wallet'])
     expect(Math.abs((set?.predictedTry ?? 0) - (set?.measuredTry.share ?? 1))).toBeLessThan(0.05)

@@ -21,8 +21,6 @@ export interface Ending {
   readonly forgetHome: boolean
 }
 
-type BranchEnding = 'ended' | 'heuristic' | 'stopped'
-
 export interface FinisherParts {
   readonly site: Site
   readonly limits: CoordinatorLimits

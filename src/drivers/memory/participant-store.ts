@@ -142,7 +142,7 @@ export class MemoryStore {
     this.#mustBeWhole(session)
     this.#takeMarker(session)
     if (decision !== undefined && this.decisions.has(decision.gid)) {
-      throw new HeadraceError('sql-conflict', `The decision of '${decision.gid}' is taken in memory '${this.name}'.`)
+      throw new HeadraceError('gid-taken', `The decision of '${decision.gid}' is taken in memory '${this.name}'.`)
     }
     session.committing = decision === undefined ? 'marker' : 'decision'
   }
@@ -239,7 +239,7 @@ export class MemoryStore {
 
   #takeMarker(session: Session): void {
     if (!this.markers.has(session.gid) && !this.prepared.has(session.gid)) return
-    throw new HeadraceError('sql-conflict', `The marker of '${session.gid}' is taken in memory '${this.name}'.`)
+    throw new HeadraceError('gid-taken', `The marker of '${session.gid}' is taken in memory '${this.name}'.`)
   }
 
   #committing(gid: string, what: 'marker' | 'decision'): boolean {

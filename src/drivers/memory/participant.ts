@@ -271,7 +271,7 @@ export class MemoryParticipant implements Participant {
       abort: async () => {
         if (closed) return
         end()
-        await this.#pause(this.#options.delayMs?.('abort') ?? 0)
+        await this.#travel('abort')
         store.end(session)
       },
     }
@@ -298,6 +298,7 @@ export class MemoryParticipant implements Participant {
       throw error
     }
     const fault = this.#fault('commit', session.gid)
+    if (this.#dead) throw this.#away()
     if (fault === 'refused') {
       store.end(session)
       throw new HeadraceError('sql-conflict', `Memory '${this.name}' refused the commit.`)
@@ -336,6 +337,8 @@ export class MemoryParticipant implements Participant {
   async #call<T>(call: MemoryCall, gid: string, act: () => T): Promise<T> {
     await this.#arrive(call)
     const fault = this.#fault(call, gid)
+    // The client may have died of it.
+    if (this.#dead) throw this.#away()
     if (fault === 'refused') throw new HeadraceError('sql-busy', `Memory '${this.name}' is busy.`)
     if (fault === 'lost-before') throw this.#away()
     if (fault === 'late') {
@@ -373,14 +376,19 @@ export class MemoryParticipant implements Participant {
     return this.#options.fault?.(call, gid) ?? null
   }
 
+  async #travel(call: MemoryCall): Promise<void> {
+    const ms = this.#options.delayMs?.(call) ?? 0
+    if (ms > 0) await this.#pause(ms)
+  }
+
   async #arrive(call: MemoryCall): Promise<void> {
-    await this.#pause(this.#options.delayMs?.(call) ?? 0)
+    await this.#travel(call)
     if (this.#dead || this.store.down) throw this.#away()
   }
 
   /** The way back: a client or a server that died meanwhile gives no answer. */
   async #back(call: MemoryCall): Promise<void> {
-    await this.#pause(this.#options.delayMs?.(call) ?? 0)
+    await this.#travel(call)
     if (this.#dead || this.store.down) throw this.#away()
   }
 
