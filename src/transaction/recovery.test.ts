@@ -43,7 +43,13 @@ class Deployment {
       ...options,
     })
     open.push(coordinator)
-    return { coordinator, clients, kill: () => clients.forEach((each) => each.kill()) }
+    return {
+      coordinator,
+      clients,
+      kill: () => {
+        for (const each of clients) each.kill()
+      },
+    }
   }
 
   get values(): unknown[] {
@@ -59,7 +65,8 @@ class Deployment {
     let visits = 0
     const ref: { node?: Node } = {}
     ref.node = await this.node({}, (_, which) => {
-      if (which === call && (visits += 1) === visit) ref.node?.kill()
+      if (which === call) visits += 1
+      if (which === call && visits === visit) ref.node?.kill()
       return null
     })
     await ref.node.coordinator.transaction({}, take).catch(() => undefined)
@@ -96,7 +103,8 @@ describe('recovery', () => {
         let visits = 0
         const ref: { node?: Node } = {}
         ref.node = await deployment.node({}, (_, which) => {
-          if (which === call && (visits += 1) === visit) ref.node?.kill()
+          if (which === call) visits += 1
+          if (which === call && visits === visit) ref.node?.kill()
           return null
         })
         await ref.node.coordinator.recover()
@@ -190,7 +198,7 @@ describe('recovery', () => {
     await deployment.die('commit', 1)
     deployment.stores[1]?.crash()
     await deployment.node({ recovery: true, recoveryIntervalMs: 20, finishBaseMs: 1 })
-    await expect.poll(() => deployment.prepared).toEqual(['c'])
+    await expect.poll(() => deployment.prepared).toEqual(['b'])
     deployment.stores[1]?.restart()
     await expect.poll(() => deployment.prepared).toEqual([])
     expect(deployment.values).toEqual([10, 10, 10])
@@ -199,9 +207,10 @@ describe('recovery', () => {
   it('drops the decisions of the dead once all have confirmed, but keeps an abort, whose commit may be late', async () => {
     const deployment = new Deployment()
     const home = deployment.stores[0] as MemoryStore
-    await deployment.die('commitPrepared', 1)
-    await deployment.die('prepare', 2)
     const { coordinator } = await deployment.node()
+    await deployment.die('prepare', 2)
+    await coordinator.recover()
+    await deployment.die('commitPrepared', 1)
     await coordinator.recover()
     await coordinator.recover()
     await expect.poll(() => [...home.decisions.values()].map(({ verdict }) => verdict)).toEqual(['abort', 'abort'])

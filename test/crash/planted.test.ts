@@ -12,12 +12,12 @@ import { readRows } from './verdict.ts'
 import { temporaryFolder } from './world.ts'
 
 const direct: LoadShape = { senders: 8, commandsPerSender: 8, enqueued: 0, poisoned: 0 }
-const enqueued: LoadShape = { ...direct, enqueued: 1 }
 
 interface Fault {
   readonly fault: string
   readonly replacements: readonly Replacement[]
   readonly shape: LoadShape
+  readonly limits?: Readonly<Record<string, number>>
   readonly crashAt: CrashPlace
   /** What the verdict must say. */
   readonly finding: RegExp
@@ -49,8 +49,10 @@ const faults: readonly Fault[] = [
         to: `this.#events.appended(tickets); await new Promise((resolve) => setTimeout(resolve, ${earlyMs})); const conflicts = await this.#ledger.append(entries);`,
       },
     ],
-    shape: enqueued,
-    crashAt: { name: 'commit.before-journal', visit: 2 },
+    // More than fits in memory, so that nothing but the append brings it to disk.
+    shape: { senders: 40, commandsPerSender: 3, enqueued: 1, poisoned: 0 },
+    limits: { HEADRACE_WINDOW_COMMANDS_MAX: 16, HEADRACE_BATCH_COMMANDS_MAX: 4 },
+    crashAt: { name: 'append.before-commit', visit: 1 },
     finding: /^1 acknowledged is durable: .* was said to be safe, and the process left nothing of it/,
   },
   {
@@ -102,16 +104,28 @@ const faults: readonly Fault[] = [
 ]
 
 describe('the verdict names the fault when', () => {
-  test.for(faults)('$fault', async ({ replacements, shape, crashAt, finding }, { onTestFinished }) => {
+  test.for(faults)('$fault', async ({ replacements, finding, ...story }, { onTestFinished }) => {
     const dist = planted(replacements, onTestFinished)
-    const { broken } = await tell({ dataDir: temporaryFolder(onTestFinished), dist, seed: 1, shape, lives: [{ crashAt }] })
+    const { broken } = await tell({
+      dataDir: temporaryFolder(onTestFinished),
+      dist,
+      seed: 1,
+      ...story,
+      lives: [{ crashAt: story.crashAt }],
+    })
     expect(broken).toContainEqual(expect.stringMatching(finding))
   })
 
   test('nothing is planted, of nothing', async ({ onTestFinished }) => {
     const dist = planted([], onTestFinished)
-    for (const { shape, crashAt } of faults.slice(0, 2)) {
-      const { broken } = await tell({ dataDir: temporaryFolder(onTestFinished), dist, seed: 1, shape, lives: [{ crashAt }] })
+    for (const story of faults.slice(0, 2)) {
+      const { broken } = await tell({
+        dataDir: temporaryFolder(onTestFinished),
+        dist,
+        seed: 1,
+        ...story,
+        lives: [{ crashAt: story.crashAt }],
+      })
       expect(broken).toEqual([])
     }
   })
