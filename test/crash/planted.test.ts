@@ -104,27 +104,29 @@ const faults: readonly Fault[] = [
 ]
 
 describe('the verdict names the fault when', () => {
-  test.for(faults)('$fault', async ({ replacements, finding, ...story }, { onTestFinished }) => {
+  test.for(faults)('$fault', async ({ replacements, finding, shape, limits = {}, crashAt }, { onTestFinished }) => {
     const dist = planted(replacements, onTestFinished)
     const { broken } = await tell({
       dataDir: temporaryFolder(onTestFinished),
       dist,
       seed: 1,
-      ...story,
-      lives: [{ crashAt: story.crashAt }],
+      shape,
+      limits,
+      lives: [{ crashAt }],
     })
     expect(broken).toContainEqual(expect.stringMatching(finding))
   })
 
   test('nothing is planted, of nothing', async ({ onTestFinished }) => {
     const dist = planted([], onTestFinished)
-    for (const story of faults.slice(0, 2)) {
+    for (const { shape, limits = {}, crashAt } of faults.slice(0, 2)) {
       const { broken } = await tell({
         dataDir: temporaryFolder(onTestFinished),
         dist,
         seed: 1,
-        ...story,
-        lives: [{ crashAt: story.crashAt }],
+        shape,
+        limits,
+        lives: [{ crashAt }],
       })
       expect(broken).toEqual([])
     }
