@@ -78,6 +78,7 @@ export class AppProcess {
   /** How often a batch was tried again because of the storage. */
   retries = 0
   #said: Deferred<void> = deferred()
+  #deaf = false
   #next = 1
   #over: End | null = null
   #stderr = ''
@@ -180,6 +181,11 @@ export class AppProcess {
     return this.ended
   }
 
+  /** Hears nothing that the process says from now on, as when the machine that it runs on is gone. */
+  deafen(): void {
+    this.#deaf = true
+  }
+
   /** Stops the process where it stands, and lets it go on. */
   signal(name: 'SIGSTOP' | 'SIGCONT'): void {
     this.#process.kill(name)
@@ -203,6 +209,7 @@ export class AppProcess {
   }
 
   #hear(line: Record<string, unknown>, started: Deferred<'ready' | Refusal | End>): void {
+    if (this.#deaf) return
     this.#said.resolve()
     this.#said = deferred()
     if ('retried' in line) {
