@@ -52,7 +52,7 @@ const faults: readonly Fault[] = [
     // More than fits in memory, so that nothing but the append brings it to disk.
     shape: { senders: 40, commandsPerSender: 3, enqueued: 1, poisoned: 0 },
     limits: { HEADRACE_WINDOW_COMMANDS_MAX: 16, HEADRACE_BATCH_COMMANDS_MAX: 4 },
-    crashAt: { name: 'append.before-commit', visit: 1 },
+    crashAt: { name: 'append.before-commit', visit: 2 },
     finding: /^1 acknowledged is durable: .* was said to be safe, and the process left nothing of it/,
   },
   {

@@ -39,7 +39,15 @@ export function committedReader(store: MemoryStore, sql: MemorySql | undefined, 
   }
 }
 
-export function branchDatabase(store: MemoryStore, sql: MemorySql | undefined, runner: VerbRunner): Database {
+export function branchDatabase(store: MemoryStore, sql: MemorySql | undefined, given: VerbRunner): Database {
+  const runner: VerbRunner = {
+    run: (verb) => {
+      const running = given.run(verb)
+      // A call may be left unawaited: its failure must not end the process, and counts all the same.
+      running.catch(() => undefined)
+      return running
+    },
+  }
   const names = (key: string | readonly string[]): readonly string[] => (typeof key === 'string' ? [key] : key)
   /** Changes the rows that `key` finds; `change` gives the new row, or null for none. */
   const change = (
@@ -129,6 +137,7 @@ export function branchDatabase(store: MemoryStore, sql: MemorySql | undefined, r
       runner.run(async (session, lock) => {
         const { key } = store.table(table)
         const wanted = new Set(values.map(keyPart))
+        session.wrote = true
         const hits = seen(store, session, table).filter((row) => wanted.has(keyPart(row[column])))
         for (const row of hits) {
           await lock(table, keyOf(key, row))

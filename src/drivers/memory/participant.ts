@@ -25,53 +25,10 @@ import type {
 } from '../../contracts/participant.ts'
 import { gidPattern } from '../../contracts/participant.ts'
 import { pause as realPause } from '../../std/backoff.ts'
-import { branchDatabase, committedReader, type MemorySql } from './participant-database.ts'
-import { MemoryStore, type MemoryTable, type Session } from './participant-store.ts'
-
-export type MemoryCall =
-  | 'begin'
-  | 'statement'
-  | 'prepare'
-  | 'commit'
-  | 'abort'
-  | 'commitPrepared'
-  | 'rollbackPrepared'
-  | 'prepared'
-  | 'marker'
-  | 'settle'
-  | 'decision'
-  | 'decideAbort'
-  | 'decisions'
-  | 'forget'
-
-/**
- * - `refused`: the server says no, and stays connected ('sql-conflict').
- * - `lost-before`: the connection is lost, and nothing happened.
- * - `lost-after`: it happened, and the connection is lost before the answer.
- * - `late`: the client is told of a lost connection; it happens afterwards.
- */
-export type MemoryFault = 'refused' | 'lost-before' | 'lost-after' | 'late'
-
-export interface MemoryOptions {
-  readonly tables: Readonly<Record<string, MemoryTable>>
-  /** Default: true. */
-  readonly canPrepare?: boolean
-  /** Default: true. */
-  readonly canDecide?: boolean
-  /** Several clients of one store: give them the same. Default: one of its own. */
-  readonly store?: MemoryStore
-  /** What happens to a call. Default: nothing. */
-  readonly fault?: (call: MemoryCall, gid: string) => MemoryFault | null
-  /** How long a call is on its way, there and back, in milliseconds. Default: 0. */
-  readonly delayMs?: (call: MemoryCall) => number
-  /** How long a late call is late, in milliseconds. Default: 50. */
-  readonly lateMs?: () => number
-  /** The longest wait for the lock of a row, in milliseconds; past it 'sql-busy'. Default: 1000. */
-  readonly lockWaitMs?: number
-  readonly pause?: (ms: number, signal?: AbortSignal) => Promise<void>
-  /** Stands in for the `sql` template. Default: it is refused. */
-  readonly sql?: MemorySql
-}
+import { branchDatabase, committedReader } from './participant-database.ts'
+import type { MemoryCall, MemoryFault, MemoryOptions } from './participant-options.ts'
+import { MemoryStore, type Session } from './participant-store.ts'
+import { aborted, ended } from './participant-waits.ts'
 
 export interface MemoryHandle<Name extends string = string> extends ParticipantHandle<Name> {
   readonly store: MemoryStore
@@ -121,6 +78,7 @@ export class MemoryParticipant implements Participant {
 
   async begin(start: BranchStart): Promise<Branch> {
     if (!gidPattern.test(start.gid)) throw new HeadraceError('option-invalid', `'${start.gid}' is not a gid.`)
+    if (start.signal?.aborted === true) throw ended('a branch')
     const session = await this.#call('begin', start.gid, () => this.store.open(start.gid, start.fences ?? []))
     this.#sessions.add(session)
     return this.#branch(session, start)
@@ -201,14 +159,23 @@ export class MemoryParticipant implements Participant {
       this.#sessions.delete(session)
     }
     const lock = async (table: string, key: string): Promise<void> => {
-      await this.#until(
-        () => session.state !== 'open' || store.lock(session, table, key),
-        `a row of table '${table}' in memory '${this.name}'`,
-        start.signal,
-      )
+      const what = `a row of table '${table}' in memory '${this.name}'`
+      await this.#until(() => session.state !== 'open' || store.lock(session, table, key), what, start)
       if (session.state !== 'open') throw this.#away()
     }
-    const run = async <T>(verb: (session: Session, take: typeof lock) => Promise<T>): Promise<T> => {
+    const running = new Set<Promise<unknown>>()
+    const run = <T>(verb: (session: Session, take: typeof lock) => Promise<T>): Promise<T> => {
+      const statement = send(verb)
+      running.add(statement)
+      const over = (): void => void running.delete(statement)
+      statement.then(over, over)
+      return statement
+    }
+    /** Commit and prepare are held to every statement that was sent. */
+    const settled = async (): Promise<void> => {
+      while (running.size > 0) await Promise.allSettled(running)
+    }
+    const send = async <T>(verb: (session: Session, take: typeof lock) => Promise<T>): Promise<T> => {
       mustBeOpen()
       try {
         await this.#arrive('statement')
@@ -232,7 +199,10 @@ export class MemoryParticipant implements Participant {
       participant: this.name,
       gid,
       database: branchDatabase(store, this.#options.sql, { run }),
-      client: session,
+      get client() {
+        session.wrote = true
+        return session
+      },
       get wrote() {
         return session.wrote
       },
@@ -255,6 +225,7 @@ export class MemoryParticipant implements Participant {
         mustBeOpen()
         if (!this.canPrepare) throw new HeadraceError('prepare-unavailable', `Memory '${this.name}' cannot prepare.`)
         end()
+        await settled()
         const open = (): boolean => session.state === 'open'
         try {
           await this.#call('prepare', gid, () => store.prepare(session))
@@ -266,6 +237,7 @@ export class MemoryParticipant implements Participant {
       commit: async (decision) => {
         mustBeOpen()
         end()
+        await settled()
         await this.#commit(session, decision)
       },
       abort: async () => {
@@ -393,19 +365,22 @@ export class MemoryParticipant implements Participant {
   }
 
   /** Tries again whenever a lock is given back, but not for longer than lockWaitMs. */
-  async #until(done: () => boolean, what: string, signal?: AbortSignal): Promise<void> {
+  async #until(done: () => boolean, what: string, { statementTimeoutMs = Infinity, signal }: Partial<BranchStart> = {}): Promise<void> {
     if (done()) return
+    const { lockWaitMs = 1_000 } = this.#options
     const stop = new AbortController()
     let over = false
-    const limit = this.#pause(this.#options.lockWaitMs ?? 1_000, stop.signal).then(() => {
+    const limit = this.#pause(Math.min(lockWaitMs, statementTimeoutMs), stop.signal).then(() => {
       over = true
     })
-    const ended = signal === undefined ? [] : [aborted(signal)]
     try {
       do {
-        await Promise.race([this.store.freed, limit, ...ended])
-        if (signal?.aborted === true) throw new HeadraceError('engine-timeout', `The wait for ${what} was ended.`)
-        if (over) throw new HeadraceError('sql-busy', `The wait for ${what} took longer than lockWaitMs.`)
+        await Promise.race([this.store.freed, limit, ...(signal === undefined ? [] : [aborted(signal, stop.signal)])])
+        if (signal?.aborted === true) throw ended(what)
+        if (!over) continue
+        if (statementTimeoutMs < lockWaitMs)
+          throw new HeadraceError('engine-timeout', `The statement took longer than ${statementTimeoutMs} ms.`)
+        throw new HeadraceError('sql-busy', `The wait for ${what} took longer than lockWaitMs.`)
       } while (!done())
     } finally {
       stop.abort()
@@ -415,11 +390,4 @@ export class MemoryParticipant implements Participant {
   #away(): HeadraceError {
     return new HeadraceError('engine-unavailable', `Memory '${this.name}' does not answer.`)
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve()
-    else signal.addEventListener('abort', () => resolve(), { once: true })
-  })
 }
