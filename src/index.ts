@@ -2,6 +2,7 @@
 import { openSqliteLedger } from './drivers/sqlite/ledger.ts'
 import { type AppDefinition, HeadraceApp } from './pipeline/app.ts'
 import type { App } from './pipeline/app-contract.ts'
+import { openGlobalLedger } from './pipeline/global-ledger.ts'
 
 export type { Database, DatabaseHandle, InsertOptions, ReadDatabase, Row, SelectOptions, SqlValue } from './contracts/database.ts'
 export type { ErrorCode, ErrorEntry } from './contracts/errors.ts'
@@ -39,5 +40,5 @@ export { query } from './pipeline/query.ts'
  * Options are checked here: 'option-unknown', 'option-invalid', 'app-invalid'.
  */
 export function defineApp(definition: AppDefinition): App {
-  return new HeadraceApp(definition, openSqliteLedger)
+  return new HeadraceApp(definition, (options) => openGlobalLedger(options, openSqliteLedger))
 }

@@ -141,6 +141,13 @@ export const errorTable = Object.freeze({
   // Databases on servers, and transactions over several.
   'tables-missing': entry(500, false, 'Tables of Headrace are missing', 'Run headrace migrate with an account that may create tables.'),
   'tables-outdated': entry(500, false, 'Tables of Headrace have another version', 'Run headrace migrate; it upgrades them in place.'),
+  'database-unfit': entry(500, false, 'A database is not set up for Headrace', 'Correct what the message names, then start again.'),
+  'database-claimed': entry(
+    500,
+    false,
+    'The database belongs to another data directory',
+    'Start on that data directory, or release the database: headrace migrate --release.',
+  ),
   'sql-conflict': entry(
     503,
     true,
@@ -202,6 +209,38 @@ export const errorTable = Object.freeze({
     'Too many decisions wait for their databases',
     'Bring the databases back that headrace tx ls names.',
   ),
+
+  // Sagas, TCC, three-phase commit and the services they call.
+  'saga-invalid': entry(500, false, 'A saga is not defined well', 'Correct the definition as the message says.'),
+  'saga-id-invalid': entry(400, false, 'The id of a run is not valid', 'Use 1 to 128 visible ASCII characters.'),
+  'saga-unknown': entry(404, false, 'There is no such run', 'The id was never started, or the run is past its retention.'),
+  'saga-taken': entry(503, true, 'Another process has taken over the run', 'Nothing to do: it goes on there.'),
+  'saga-failed': entry(500, false, 'A step failed, and the run was undone or parked', 'See the message, and headrace:saga events of the run.'),
+  'saga-step-timeout': entry(504, true, 'A step did not end in time', 'Bound its waits, or raise timeoutMs of the step.'),
+  'saga-changed': entry(
+    500,
+    false,
+    'The definition of a run has changed under it',
+    'Bring back the step that the message names, then redrive the run.',
+  ),
+  'saga-journal-full': entry(500, false, 'A run has too many records', 'See why its steps are repeated, or raise recordsMax.'),
+  'service-refused': entry(502, false, 'A service refused the call', 'Correct what the message names.'),
+  'service-failed': entry(503, true, 'A service failed', 'See its log; the call is repeated within bounds.'),
+  'service-answer': entry(502, false, 'The answer of a service is not acceptable', 'Correct the service as the message says.'),
+  'service-forbidden': entry(
+    500,
+    false,
+    'The address is not on the list of allowed services',
+    'Add its origin to the allowed ones, if it is to be called.',
+  ),
+  'call-invalid': entry(
+    400,
+    false,
+    'The call does not say which branch of which transaction it is',
+    'Send the headers headrace-gid, headrace-branch, headrace-operation and headrace-attempt.',
+  ),
+  'call-late': entry(409, false, 'The call comes after the branch was cancelled', 'Nothing to do: the branch stays cancelled.'),
+  'call-early': entry(409, false, 'The call confirms a branch that was never tried', 'Try the branch first.'),
 
   // The cache.
   'cache-key-invalid': entry(400, false, 'The cache key is not valid', 'Use a string of 1 to 512 bytes without unpaired surrogates.'),
@@ -272,6 +311,21 @@ export const errorTable = Object.freeze({
   ),
   'lock-closed': entry(503, true, 'The locks are closed', 'Do not use locks after close().'),
   'lease-lost': entry(503, true, 'The lease was lost', 'Stop writing under it; take the lock again and start over.'),
+
+  // The message queue.
+  'message-invalid': entry(400, false, 'The message is not valid', 'Correct the key, id, header or body that the message names.'),
+  'message-too-large': entry(413, false, 'The message is too large', 'Send a smaller message, or raise messageBytesMax.'),
+  'message-malformed': entry(400, false, 'The message cannot be read', 'Look at it in the dead letters; correct its sender.'),
+  'topic-invalid': entry(500, false, 'The topic or group is not defined well', 'Correct the name or number that the message names.'),
+  'topic-unknown': entry(404, false, 'There is no such topic or group', 'Declare the topic with its groups first.'),
+  'topic-differs': entry(500, false, 'The topic has another definition', 'Declare it as it was made, or use another name.'),
+  'queue-unsupported': entry(
+    500,
+    false,
+    'The engine of the queue cannot do this',
+    'Give the queue what the message names, or use another engine.',
+  ),
+  'queue-closed': entry(503, true, 'The queue is closed', 'Do not use a queue after close().'),
 
   // Set-up and operation.
   'option-unknown': entry(500, false, 'There is no such option', 'Use the name that the message proposes.'),

@@ -9,6 +9,7 @@
  * - a commit under an older epoch than the store has seen is refused ('fenced').
  */
 import type { Database, DatabaseHandle, ReadDatabase } from './database.ts'
+import type { Decision, DecisionLog } from './participant.ts'
 
 /** A command that was accepted and has no outcome yet. */
 export interface Entry {
@@ -94,6 +95,8 @@ export interface CommitRecord {
   readonly parked: readonly Entry[]
   readonly blocked: readonly { readonly key: string; readonly partition: number; readonly retryAt: number | null }[]
   readonly dead: readonly (DeadLetter & { readonly digest: string })[]
+  /** That databases outside of the ledger commit too; for a `DecidingLedger`. Throws 'transaction-aborted' when its gid is decided already. */
+  readonly decision?: Decision
 }
 
 /** The ids of a batch. */
@@ -201,12 +204,27 @@ export interface Ledger {
   close(): Promise<void>
 }
 
+/** A ledger whose commits can carry the decision of a global transaction, over databases that it does not keep. */
+export interface DecidingLedger extends Ledger {
+  /** Of what is kept here: made with it, and never again. */
+  readonly identity: string
+  /** Of this start; higher than that of every start before it. */
+  readonly epoch: number
+  readonly decisions: DecisionLog
+}
+
 /** Opens a ledger and the databases of an app on it. */
 export interface LedgerOptions {
   readonly app: string
   readonly dataDir: string
   readonly partitions: number
   readonly databases: readonly DatabaseHandle[]
+  /** For databases on servers: the longest wait for them at the start. */
+  readonly databaseWaitMs: number
+  /** For databases on servers. */
+  readonly statementTimeoutMs: number
+  /** Batches that are applied at once. */
+  readonly lanes: number
   readonly outcomeRetentionMs: number
   readonly outcomesMax: number
 }

@@ -163,15 +163,8 @@ export class HeadraceApp implements App {
   }
 
   async #open(): Promise<Running> {
-    const { partitions, dataDir, outcomeRetentionMs, outcomesMax, lanes: laneCount } = this.#options
-    const ledger = await this.#openLedger({
-      app: this.name,
-      dataDir,
-      partitions,
-      databases: this.#databases,
-      outcomeRetentionMs,
-      outcomesMax,
-    })
+    const { lanes: laneCount } = this.#options
+    const ledger = await this.#openLedger({ ...this.#options, app: this.name, databases: this.#databases })
     const cache = createCache({ name: this.name, bytesMax: this.#options.cacheBytesMax })
     const admission = new Admission(this.#options)
     const lanes: Lane[] = []

@@ -23,10 +23,19 @@ const final: readonly ErrorCode[] = [
   'result-invalid',
   'statement-refused',
   'table-without-key',
+  'protocol-unavailable',
 ]
 
 /** Errors of the storage that pass by themselves: the batch is repeated whole. */
-export const transient: readonly ErrorCode[] = ['sql-busy', 'disk-full']
+export const transient: readonly ErrorCode[] = [
+  'sql-busy',
+  'disk-full',
+  'sql-conflict',
+  'engine-unavailable',
+  'prepare-full',
+  'decision-log-full',
+  'transaction-aborted',
+]
 
 /** Errors after which this process must not go on. */
 export const fatal: readonly ErrorCode[] = ['storage-failed', 'fenced', 'data-corrupt', 'internal']

@@ -39,6 +39,8 @@ export const limitTable = Object.freeze({
   keyParkedMax: number(10_000, 1, 10_000_000, 'Commands that wait behind one blocked key; past it 503 key-blocked.'),
   outcomeRetentionMs: number(86_400_000, 1_000, 2 ** 53 - 1, 'How long an outcome is kept, and a repeated id recognised.'),
   outcomesMax: number(2_000_000, 1_000, 100_000_000, 'How many outcomes are kept; the oldest go first.'),
+  databaseWaitMs: number(30_000, 0, 3_600_000, 'Longest wait at the start for databases on servers that are away.'),
+  statementTimeoutMs: number(5_000, 1, 3_600_000, 'Longest time of one statement in a database on a server.'),
   stopTimeoutMs: number(10_000, 1, 3_600_000, 'Longest time for a graceful stop.'),
 })
 

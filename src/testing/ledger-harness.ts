@@ -25,6 +25,8 @@ export interface LedgerStore {
 
 export interface LedgerHarness {
   create(): Promise<LedgerStore>
+  /** False when transactions on one database go on side by side, held apart by the locks of rows. Default: true. */
+  readonly takesTurns?: boolean
 }
 
 export const both = ['left', 'right'] as const

@@ -115,9 +115,17 @@ export class Branches {
     await this.#everywhere((branch) => branch.rollbackToSavepoint())
   }
 
+  /** Waits for the statements under way. Throws the error of the first that failed since the savepoint that is open. */
+  async check(): Promise<void> {
+    await this.#idle()
+    if (this.#vote !== null && this.#vote !== this.#voteBefore) throw this.#vote.error
+  }
+
+  /** Throws what `check` throws; then the savepoint is open still, and can be rolled back. */
   async releaseSavepoint(): Promise<void> {
     await this.#idle()
     if (this.#voteBefore === undefined) throw new HeadraceError('transaction-closed', 'No savepoint is open.')
+    await this.check()
     this.#voteBefore = undefined
     await this.#everywhere((branch) => branch.releaseSavepoint())
   }

@@ -52,6 +52,8 @@ export interface CommitReceipt<T> {
   readonly decided: T | undefined
   /** Whether every branch has confirmed; else phase 2 goes on behind this answer. */
   readonly finished: boolean
+  /** Resolves when phase 2 is over, to whether every branch has ended as decided; never rejects. */
+  readonly finishing: Promise<boolean>
 }
 
 export interface GlobalTransaction extends AsyncDisposable {
@@ -65,7 +67,10 @@ export interface GlobalTransaction extends AsyncDisposable {
   client(name: string): Promise<unknown>
   savepoint(): Promise<void>
   rollbackToSavepoint(): Promise<void>
+  /** Throws the error of a statement that failed since the savepoint, which then is open still. */
   releaseSavepoint(): Promise<void>
+  /** Waits for the statements under way, and throws what `releaseSavepoint` would. */
+  check(): Promise<void>
   /** What commit would do now, and why. */
   explain(): Plan
   /** Throws the error of the statement, branch or decision that ended it; 'transaction-unknown' carries `details.gid`. */
@@ -172,6 +177,11 @@ export class OpenTransaction implements GlobalTransaction {
     await this.#branches.releaseSavepoint()
   }
 
+  async check(): Promise<void> {
+    this.#mustBeOpen()
+    await this.#branches.check()
+  }
+
   explain(): Plan {
     const { site } = this.#parts
     const branches = this.#branches.all().map(({ participant, wrote }) => {
@@ -199,8 +209,8 @@ export class OpenTransaction implements GlobalTransaction {
     }
     await this.#prepare(plan)
     const decided = await this.#decide(plan, decide)
-    const finished = await this.#finish(plan)
-    return { gid: this.gid, plan, decided, finished }
+    const { finished, finishing } = await this.#finish(plan)
+    return { gid: this.gid, plan, decided, finished, finishing }
   }
 
   async abort(cause?: unknown): Promise<void> {
@@ -332,21 +342,21 @@ export class OpenTransaction implements GlobalTransaction {
   }
 
   /** Phase 2: waits for it, but not for ever. */
-  async #finish(plan: Plan): Promise<boolean> {
+  async #finish(plan: Plan): Promise<Pick<CommitReceipt<unknown>, 'finished' | 'finishing'>> {
     const { clock, finisher, forgetter, limits, live } = this.#parts
     const alone = plan.protocol === 'one-phase' || plan.prepare.length === 0
     if (plan.commit !== null && alone) forgetter.add({ gid: this.gid, home: null, participants: [plan.commit] })
-    const ending = alone
+    const finishing = alone
       ? Promise.resolve(true)
       : (this.#finishing ??
         finisher.finish({ gid: this.gid, verdict: 'commit', participants: plan.prepare, home: plan.home, forgetHome: true }))
-    void ending.then(() => live.delete(this.gid))
+    void finishing.then(() => live.delete(this.gid))
     const [finished] = await Promise.all([
-      alone ? ending : inTime(clock, ending, limits.phase2WaitMs, false),
+      alone ? finishing : inTime(clock, finishing, limits.phase2WaitMs, false),
       this.#branches.abort(this.#beyond),
     ])
     this.#told(null, plan, 'committed', [])
-    return finished
+    return { finished, finishing }
   }
 
   /** Undoes every branch, and returns the error to throw. `prepared`: branches of the plan may be prepared. */
@@ -388,6 +398,7 @@ export class OpenTransaction implements GlobalTransaction {
       branches: plan.prepare.length + (plan.commit === null ? 0 : 1),
       databases: used,
       attempt: this.#start.attempt,
+      failures: failures.map(({ participant, kind }) => ({ database: participant, kind })),
       prepareMs: this.#prepareMs,
       decideMs: this.#decideMs,
       ms: clock.now() - this.#startedAt,

@@ -12,7 +12,7 @@ export type {
   TransactionOptions,
 } from './coordinator-contract.ts'
 export { type Doubt, type DoubtBranch, type DoubtState, type DoubtVerdict, listDoubts, resolveDoubt, showDoubt } from './doubts.ts'
-export { type GidParts, parseGid } from './gid.ts'
+export { type GidParts, homeTag, parseGid } from './gid.ts'
 export type { CommitOptions, CommitReceipt, GlobalTransaction, PreparedTransaction } from './global-transaction.ts'
 export { measuredShare, retriesFor, type Share, successOfTry, successWithRetries } from './model.ts'
 export { type CoordinatorLimits, coordinatorLimitTable } from './options.ts'

@@ -24,13 +24,15 @@ export function openFacade(tx: OpenTransaction, keys: ReadonlyMap<string, string
       saving = true
       try {
         await tx.savepoint()
-        const value = await run().catch(async (error: unknown) => {
+        try {
+          const value = await run()
+          await tx.releaseSavepoint()
+          return value
+        } catch (error) {
           await tx.rollbackToSavepoint()
           await tx.releaseSavepoint()
           throw error
-        })
-        await tx.releaseSavepoint()
-        return value
+        }
       } finally {
         saving = false
       }

@@ -19,7 +19,18 @@ export function sqliteLedgers(open: (options: SqliteLedgerOptions) => Promise<Le
       const databases = [sqlite('left', { schema }), sqlite('right', { schema })]
       return {
         open: ({ partitions = 8, outcomeRetentionMs = 86_400_000, outcomesMax = 100_000 } = {}) =>
-          open({ app: 'conformance', dataDir, partitions, databases, outcomeRetentionMs, outcomesMax, thread }),
+          open({
+            app: 'conformance',
+            dataDir,
+            partitions,
+            databases,
+            outcomeRetentionMs,
+            outcomesMax,
+            thread,
+            lanes: 1,
+            databaseWaitMs: 0,
+            statementTimeoutMs: 5_000,
+          }),
         remove: async () => rmSync(dataDir, { recursive: true, force: true }),
       }
     },

@@ -10,6 +10,7 @@ import type {
   ReadOptions,
   StoredOutcome,
 } from '../../contracts/ledger.ts'
+import type { Decision } from '../../contracts/participant.ts'
 import type { RowSet } from './rows.ts'
 import type { Verb } from './verbs.ts'
 import type { Flat, WireRecord } from './wire.ts'
@@ -35,6 +36,10 @@ export interface Calls {
   deadLetter(position: number): DeadLetter | null
   redrive(position: number): { key: string; partition: number } | null
   drop(position: number): { key: string; partition: number; blocked: boolean } | null
+  decision(gid: string): Decision | null
+  decideAbort(gid: string, participants: readonly string[]): Decision
+  decisions(prefix: string, limit: number): Decision[]
+  forgetDecisions(gids: readonly string[]): void
   prune(olderThan: number, keepMax: number): number
   close(): void
 }
@@ -51,6 +56,8 @@ export interface Opened {
   readonly firstPosition: number
   readonly partitions: number
   readonly epoch: number
+  /** Made with the journal. */
+  readonly identity: string
   readonly queued: number
   /** Batches that recovery applied to a file. */
   readonly redone: number

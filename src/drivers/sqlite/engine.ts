@@ -192,6 +192,22 @@ export class Engine implements Calls {
     return this.#journal.drop(...parameters)
   }
 
+  decision(...parameters: Parameters<Calls['decision']>): Reply['decision'] {
+    return this.#journal.decision(...parameters)
+  }
+
+  decideAbort(...parameters: Parameters<Calls['decideAbort']>): Reply['decideAbort'] {
+    return this.#journal.decideAbort(...parameters)
+  }
+
+  decisions(...parameters: Parameters<Calls['decisions']>): Reply['decisions'] {
+    return this.#journal.decisions(...parameters)
+  }
+
+  forgetDecisions(...parameters: Parameters<Calls['forgetDecisions']>): Reply['forgetDecisions'] {
+    return this.#journal.forgetDecisions(...parameters)
+  }
+
   prune(...parameters: Parameters<Calls['prune']>): Reply['prune'] {
     return this.#journal.prune(...parameters)
   }

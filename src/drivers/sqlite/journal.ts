@@ -17,8 +17,10 @@ import type {
   ReadOptions,
   StoredOutcome,
 } from '../../contracts/ledger.ts'
+import type { Decision } from '../../contracts/participant.ts'
 import { crashPoint } from '../../std/crash-point.ts'
 import { DeadTable, withoutDigest } from './dead-table.ts'
+import { DecisionTable } from './decision-table.ts'
 import { EntryTable } from './entry-table.ts'
 import { sqliteError } from './errors.ts'
 import { OutcomeTable } from './outcome-table.ts'
@@ -42,6 +44,7 @@ export class Journal implements Memory {
   readonly #entries: EntryTable
   readonly #outcomes: OutcomeTable
   readonly #dead: DeadTable
+  readonly #decisions: DecisionTable
   #position: number
   #batch: number
 
@@ -62,6 +65,7 @@ export class Journal implements Memory {
       this.#batch = Number(this.#store.meta('batch'))
       this.#outcomes = new OutcomeTable(this.#store)
       this.#dead = new DeadTable(this.#store)
+      this.#decisions = new DecisionTable(this.#store)
       this.redo = new RedoTable(this.#store)
       this.#store.follow(this)
     } catch (error) {
@@ -116,6 +120,11 @@ export class Journal implements Memory {
   /** Writes a batch as decided: its record, and the redo of every file. One commit, on disk when it returns. */
   decide(record: CommitRecord, redo: readonly Redo[]): void {
     this.#store.transaction(() => {
+      if (record.decision !== undefined) {
+        // Whoever inserts first decides: recovery may have been here.
+        if (this.#decisions.find(record.decision.gid) !== null) throw new HeadraceError('transaction-aborted')
+        this.#decisions.insert(record.decision)
+      }
       this.#outcomes.insert(record.outcomes)
       for (const entry of record.done) this.#entries.delete(entry)
       for (const entry of record.parked) if (entry.queued) this.#entries.delete(entry)
@@ -124,10 +133,9 @@ export class Journal implements Memory {
       for (const dead of record.dead) this.#dead.insert(dead)
       for (const each of redo) this.redo.insert(each)
       this.#raisePosition(record.position)
-      const batch = redo[0]?.batch
-      if (batch !== undefined) {
-        this.#store.setMeta('batch', batch)
-        this.#batch = batch
+      if (redo.length > 0 || record.decision !== undefined) {
+        this.#batch += 1
+        this.#store.setMeta('batch', this.#batch)
       }
       crashPoint('commit.inside-journal')
     })
@@ -203,6 +211,29 @@ export class Journal implements Memory {
       if (blocked) this.#entries.block(key, partition, Date.now())
       return { key, partition, blocked }
     })
+  }
+
+  decision(gid: string): Decision | null {
+    return this.#decisions.find(gid)
+  }
+
+  /** Decides 'abort' unless there is a decision; answers what holds. */
+  decideAbort(gid: string, participants: readonly string[]): Decision {
+    return this.#store.transaction(() => {
+      const found = this.#decisions.find(gid)
+      if (found !== null) return found
+      const decision: Decision = { gid, verdict: 'abort', participants, decidedAt: Date.now() }
+      this.#decisions.insert(decision)
+      return decision
+    })
+  }
+
+  decisions(prefix: string, limit: number): Decision[] {
+    return this.#decisions.list(prefix, limit)
+  }
+
+  forgetDecisions(gids: readonly string[]): void {
+    this.#store.transaction(() => this.#decisions.forget(gids))
   }
 
   prune(olderThan: number, keepMax: number): number {

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path'
 import type { Database, DatabaseHandle } from '../../contracts/database.ts'
 import { tell } from '../../contracts/diagnostics.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
-import type { BatchIds, CommitRecord, Ledger, LedgerOptions, QueuedId, StoredOutcome, Transaction } from '../../contracts/ledger.ts'
+import type { BatchIds, CommitRecord, DecidingLedger, LedgerOptions, QueuedId, StoredOutcome, Transaction } from '../../contracts/ledger.ts'
 import { Mutex } from '../../std/mutex.ts'
 import type { Reply } from './calls.ts'
 import { readHandle, writeHandle } from './handle.ts'
@@ -26,7 +26,7 @@ function threadOf(options: SqliteLedgerOptions): ThreadOption {
 }
 
 /** Opens the journal and the databases of an app in its data directory, and recovers. Errors: see `openEngine`. */
-export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<Ledger> {
+export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<DecidingLedger> {
   const startedAt = performance.now()
   const dataDir = resolve(options.dataDir)
   const databases = options.databases.map((handle) => databaseOf(handle, dataDir))
@@ -48,11 +48,20 @@ function databaseOf(handle: DatabaseHandle, dataDir: string): { name: string; pa
   return { name: handle.name, path: file === undefined ? join(dataDir, `${handle.name}.sqlite`) : resolve(file), schema: schema ?? null }
 }
 
-function ledgerOn(port: Port, options: LedgerOptions): Ledger {
+function ledgerOn(port: Port, options: LedgerOptions): DecidingLedger {
   const locks = new Map(options.databases.map(({ name }) => [name, new Mutex()]))
   return {
     firstPosition: port.opened.firstPosition,
     partitions: port.opened.partitions,
+    identity: port.opened.identity,
+    epoch: port.opened.epoch,
+    decisions: {
+      name: 'journal',
+      decision: (gid) => port.call('decision', gid),
+      decideAbort: (gid, participants) => port.call('decideAbort', gid, participants),
+      decisions: (prefix, limit) => port.call('decisions', prefix, limit),
+      forget: (gids) => port.call('forgetDecisions', gids),
+    },
     append: (entries) => port.call('append', flatEntries(entries)),
     read: async (reading) => entriesIn(await port.call('queued', reading)),
     begin: (databases, ids) => beginTransaction(port, locks, databases, ids),

@@ -58,6 +58,7 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
       firstPosition: journal.firstPosition,
       partitions: journal.partitions,
       epoch: journal.epoch,
+      identity: journal.deployment,
       queued: journal.counts().queued,
       redone,
     }

@@ -1,5 +1,5 @@
 /** The tables of the journal. `format` goes up with every change that an older version could not read. */
-export const journalFormat = 1
+export const journalFormat = 2
 
 export const journalSchema = `
 create table if not exists meta (
@@ -70,6 +70,14 @@ create table if not exists redo (
   changes blob not null,
   crc integer not null
 );
+
+-- Global transactions over databases on servers that are decided, until all of their branches have confirmed.
+create table if not exists decision (
+  gid text primary key not null,
+  verdict text not null check (verdict in ('commit', 'abort')),
+  participants text not null,
+  decided_at integer not null
+) without rowid;
 
 -- The files of the app, and for each the last of its batches whose redo was dropped.
 create table if not exists file (
