@@ -68,8 +68,8 @@ module.exports = {
     only(
       'cli-imports-pipeline',
       'cli',
-      `contracts|std|pipeline|observe|server|cli|drivers|${parts}`,
-      'The command line imports all but testing.',
+      `contracts|std|pipeline|observe|server|cli|drivers|testing/servers|${parts}`,
+      'The command line imports all but the suites of testing; the demo starts servers as tests do.',
     ),
     {
       name: 'drivers-are-loaded-by-name',

@@ -1,44 +1,47 @@
 /**
  * A flash sale: one order takes from the stock, writes the order, and takes
- * from the buyer's wallet, in three databases. All of it happens or none.
+ * from the buyer's wallet, in three databases. All of it happens or none, also
+ * when they are on servers: STOCK_URL, ORDERS_URL and WALLET_URL say where.
  *
  *   npx headrace start examples/flash-sale/app.ts
  *
  * Amounts are whole cents.
  */
 import { accept, command, defineApp, query, reject } from 'headrace'
-import { sqlite } from 'headrace/sqlite'
 import { z } from 'zod'
+import { databaseOf } from './databases.ts'
 
-const stock = sqlite('stock', {
-  schema: `create table if not exists stock (
-    sku text primary key not null,
-    price integer not null,
-    remaining integer not null
-  )`,
-})
+const stock = await databaseOf(
+  'stock',
+  ({ exactly }) => `create table if not exists stock (
+    sku varchar(64) primary key not null,
+    price bigint not null,
+    remaining bigint not null
+  )${exactly}`,
+)
 
-const orders = sqlite('orders', {
-  // `number` tells in what order the rows were written. `id` is indexed but not
-  // unique: Headrace applies an id once, and whoever doubts it can count.
-  schema: `create table if not exists orders (
-    number integer primary key,
-    id text not null,
-    sku text not null,
-    buyer text not null,
-    quantity integer not null,
-    price integer not null,
-    position integer not null
-  );
-  create index if not exists orders_id on orders (id)`,
-})
+// `number` tells in what order the rows were written. `id` is not unique:
+// Headrace applies an id once, and whoever doubts it can count.
+const orders = await databaseOf(
+  'orders',
+  ({ counter, exactly }) => `create table if not exists orders (
+    number ${counter},
+    id varchar(128) not null,
+    sku varchar(64) not null,
+    buyer varchar(64) not null,
+    quantity bigint not null,
+    price bigint not null,
+    position bigint not null
+  )${exactly}`,
+)
 
-const wallet = sqlite('wallet', {
-  schema: `create table if not exists wallet (
-    buyer text primary key not null,
-    balance integer not null
-  )`,
-})
+const wallet = await databaseOf(
+  'wallet',
+  ({ exactly }) => `create table if not exists wallet (
+    buyer varchar(64) primary key not null,
+    balance bigint not null
+  )${exactly}`,
+)
 
 type Item = { sku: string; price: number; remaining: number }
 type Wallet = { buyer: string; balance: number }

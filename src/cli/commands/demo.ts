@@ -14,9 +14,15 @@ its own; this one sends the orders over HTTP, a tenth of them twice with the
 same Idempotency-Key, and kills the server on the way. Then it reads the three
 databases with SQL of its own and compares them with what it was answered.
 
+With --databases the stock and the orders are in the first of the places named,
+and the wallets in the last: PostgreSQL or MariaDB, on servers that are started
+for the sale in a temporary folder, or at the urls given. The app is the same.
+
 Examples:
   headrace demo flash-sale
   headrace demo flash-sale --orders 100000 --skus 1 --kill 10
+  headrace demo flash-sale --databases postgres,mariadb --kill 3 --kill-databases 2
+  headrace demo flash-sale --databases postgres://me@db/sale,mysql://me@db/sale
   headrace demo flash-sale --once --json | jq .ok
 
 Exit code 0 when the verdict is clean, 1 when it is not.
@@ -35,6 +41,8 @@ export function addDemo(program: Command): void {
     .option('--buyers <n>', 'how many buyers', wholeNumber(1, 1_000_000), 1_000)
     .option('--connections <n>', 'connections that send orders at once', wholeNumber(1, 10_000), 64)
     .option('--kill <n>', 'how often the server is killed with SIGKILL', wholeNumber(0, 1_000), 3)
+    .option('--databases <places>', 'where the databases are: sqlite, postgres, mariadb or urls, with commas between (sqlite)')
+    .option('--kill-databases <n>', 'how often a database server of the sale is killed with SIGKILL', wholeNumber(0, 1_000), 0)
     .option('--seed <n>', 'seed of orders, repeats and kills (random)', wholeNumber(0, 2 ** 32 - 1))
     .option('--data <folder>', 'where the databases live; must be new or empty (a temporary folder)')
     .option('--app <file>', 'another version of the app, to see what the verdict makes of it', defaultApp)

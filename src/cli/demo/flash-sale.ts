@@ -11,8 +11,9 @@ import { bulkSender, singleSender } from '../load/sender.ts'
 import { type LoadSummary, Tally } from '../load/tally.ts'
 import { createTransport, type Transport } from '../load/transport.ts'
 import { readSale, type SaleState } from './databases.ts'
-import { type Kill, Killer } from './killer.ts'
+import { inTurn, type Kill, Killer } from './killer.ts'
 import { NodeProcess } from './node-process.ts'
+import { type Places, openPlaces } from './places.ts'
 import { checkOutcomes, resolvePending } from './outcome-check.ts'
 import { orderId, orderInput, planSale, type SaleOptions, type SalePlan } from './plan.ts'
 import { SaleRecord } from './record.ts'
@@ -24,6 +25,9 @@ export interface FlashSaleOptions extends SaleOptions {
   readonly dataDir: string
   readonly connections: number
   readonly kills: number
+  /** Where the databases are; as `openPlaces` takes it. */
+  readonly databases?: string
+  readonly databaseKills: number
   readonly signal: AbortSignal
 }
 
@@ -31,10 +35,11 @@ export interface FlashSaleOptions extends SaleOptions {
 export interface FlashSaleProgress {
   readonly tally: Tally
   readonly killer: Killer
+  readonly databaseKiller: Killer
 }
 
 export interface FlashSaleSteps {
-  started(node: NodeProcess, plan: SalePlan, readyMs: number): void
+  started(node: NodeProcess, plan: SalePlan, readyMs: number, places: Places): void
   stocked(ms: number): void
   ordering(progress: FlashSaleProgress): void
   ordered(): void
@@ -44,11 +49,13 @@ export interface FlashSaleSteps {
 export interface FlashSaleResult {
   /** Still running. */
   readonly node: NodeProcess
+  readonly places: Places
   readonly plan: SalePlan
   readonly verdict: Verdict
   readonly state: SaleState
   readonly load: LoadSummary
   readonly kills: readonly Kill[]
+  readonly databaseKills: readonly Kill[]
 }
 
 /** Share of orders that are sent twice with the same Idempotency-Key. */
@@ -64,20 +71,31 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
   const random = createRandom(options.seed)
   const crash = new AbortController()
   const signal = AbortSignal.any([options.signal, crash.signal])
-  const node = new NodeProcess({ app: options.app, dataDir: options.dataDir, onCrash: (error) => crash.abort(error) })
+  const places = await openPlaces(options.databases, options.app, options.dataDir)
+  const { environment } = places
+  const node = new NodeProcess({ app: options.app, dataDir: options.dataDir, environment, onCrash: (error) => crash.abort(error) })
   let transport: Transport | null = null
   try {
+    if (options.databaseKills > 0 && places.servers.length === 0)
+      throw new CliError(
+        exitCodes.usage,
+        'usage',
+        'There is no database server that may be killed.',
+        'Let the sale start its own: --databases postgres,mariadb',
+      )
     const readyMs = await node.start()
-    steps.started(node, plan, readyMs)
+    steps.started(node, plan, readyMs, places)
     transport = createTransport({ url: node.url, connections: options.connections, requestTimeoutMs })
     steps.stocked(await fill(transport, plan, signal))
 
     const record = new SaleRecord(plan.orders)
     const tally = new Tally()
     const killer = new Killer(node, options.kills, plan.orders, random.fork('kills'))
-    steps.ordering({ tally, killer })
-    const end = await order({ transport, plan, record, tally, killer, signal, connections: options.connections, seed: options.seed })
-    await killer.settled()
+    const databaseKiller = new Killer(inTurn(places.servers), options.databaseKills, plan.orders, random.fork('database kills'))
+    steps.ordering({ tally, killer, databaseKiller })
+    const killers = [killer, databaseKiller]
+    const end = await order({ transport, plan, record, tally, killers, signal, connections: options.connections, seed: options.seed })
+    await Promise.all(killers.map((each) => each.settled()))
     steps.ordered()
     signal.throwIfAborted()
 
@@ -85,11 +103,13 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
     const target = { transport, command: 'order.buy', connections: options.connections }
     await resolvePending(target, record)
     const outcomes = await checkOutcomes(target, plan, record, random.fork('outcomes'))
-    const state = readSale(options.dataDir)
-    const verdict = judge({ plan, record, state, outcomes, repeats: { sent: end.repeats.sent, different: end.repeats.different } })
-    return { node, plan, verdict, state, load: tally.summary(end), kills: killer.kills }
+    const inDoubt = await places.inDoubt()
+    const state = await readSale(places.read)
+    const verdict = judge({ plan, record, state, outcomes, inDoubt, repeats: { sent: end.repeats.sent, different: end.repeats.different } })
+    return { node, places, plan, verdict, state, load: tally.summary(end), kills: killer.kills, databaseKills: databaseKiller.kills }
   } catch (error) {
     await node.stop()
+    await places.close()
     throw crash.signal.aborted ? crash.signal.reason : error
   } finally {
     await transport?.close()
@@ -139,13 +159,13 @@ interface Ordering {
   readonly plan: SalePlan
   readonly record: SaleRecord
   readonly tally: Tally
-  readonly killer: Killer
+  readonly killers: readonly Killer[]
   readonly signal: AbortSignal
   readonly connections: number
   readonly seed: number
 }
 
-function order({ transport, plan, record, tally, killer, signal, connections, seed }: Ordering): Promise<LoadEnd> {
+function order({ transport, plan, record, tally, killers, signal, connections, seed }: Ordering): Promise<LoadEnd> {
   return runLoad({
     sender: singleSender(transport, { command: 'order.buy' }),
     next: (index) => JSON.stringify(orderInput(plan, index)),
@@ -159,7 +179,7 @@ function order({ transport, plan, record, tally, killer, signal, connections, se
     onAnswer: (answered) => {
       record.add(answered)
       tally.add(answered)
-      if (!answered.job.repeat) killer.answered(tally.answered)
+      if (!answered.job.repeat) for (const killer of killers) killer.answered(tally.answered)
     },
     onRetry: (answer) => tally.retry(answer),
   })

@@ -21,6 +21,19 @@ export interface Kill {
   readonly downMs: number
 }
 
+/** Several as one: each kill hits the next of them. */
+export function inTurn(mortals: readonly Mortal[]): Mortal {
+  let next = 0
+  let hit: Mortal | undefined
+  return {
+    async kill() {
+      hit = mortals[next++ % mortals.length]
+      await hit?.kill()
+    },
+    start: async () => (await hit?.start()) ?? 0,
+  }
+}
+
 /** Longest pause between the moment and the kill, in milliseconds. */
 const hesitationMsMax = 40
 

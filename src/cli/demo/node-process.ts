@@ -21,6 +21,8 @@ export interface NodeOptions {
   readonly dataDir: string
   /** More arguments of `headrace start`. */
   readonly more?: readonly string[]
+  /** More environment: where the databases of the app are. */
+  readonly environment?: Readonly<Record<string, string>>
   /** Called when the node ends without having been told to. */
   readonly onCrash: (error: CliError) => void
 }
@@ -49,11 +51,11 @@ export class NodeProcess {
   async start(): Promise<number> {
     const startedAt = performance.now()
     const port = this.#url === '' ? '0' : new URL(this.#url).port
-    const { app, dataDir, more = [] } = this.#options
+    const { app, dataDir, more = [], environment = {} } = this.#options
     const child = spawn(
       process.execPath,
       [mainFile, 'start', app, '--port', port, '--data', dataDir, '--json', '--log-level', 'warn', ...more],
-      { stdio: ['ignore', 'pipe', 'pipe', 'ipc'] },
+      { stdio: ['ignore', 'pipe', 'pipe', 'ipc'], env: { ...process.env, ...environment } },
     )
     this.#child = child
     this.#ending = false

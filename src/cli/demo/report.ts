@@ -1,9 +1,10 @@
 /** Shows the flash sale to a person, and sums it up for a program. */
 import { amount, count, counted, duration, table, type Terminal } from '../terminal.ts'
 import type { FlashSaleOptions, FlashSaleResult } from './flash-sale.ts'
+import type { Kill } from './killer.ts'
 
 /** The one object that --json prints. */
-export function summaryOf({ verdict, load, kills, plan }: FlashSaleResult): Readonly<Record<string, unknown>> {
+export function summaryOf({ verdict, load, kills, databaseKills, plan }: FlashSaleResult): Readonly<Record<string, unknown>> {
   const { ok, accepted, rejected, sold, lost, duplicated, oversold, halfWritten } = verdict
   return {
     ok,
@@ -16,6 +17,7 @@ export function summaryOf({ verdict, load, kills, plan }: FlashSaleResult): Read
     oversold,
     halfWritten,
     kills: kills.length,
+    databaseKills: databaseKills.length,
     throughput: Math.round(load.throughput),
     p50Ms: load.latencyMs.p50,
     p99Ms: load.latencyMs.p99,
@@ -34,7 +36,11 @@ export function summaryOf({ verdict, load, kills, plan }: FlashSaleResult): Read
   }
 }
 
-export function printVerdict(terminal: Terminal, { verdict, load, kills, plan, node }: FlashSaleResult, options: FlashSaleOptions): void {
+export function printVerdict(
+  terminal: Terminal,
+  { verdict, load, kills, databaseKills, plan, node }: FlashSaleResult,
+  options: FlashSaleOptions,
+): void {
   const dim = (text: string): string => terminal.style('dim', text)
   const rejections = Object.entries(load.answers.rejected).map(([code, value]) => `${count(value)} ${code}`)
   const retries = Object.values(load.retries).reduce((sum, value) => sum + value, 0)
@@ -43,15 +49,16 @@ export function printVerdict(terminal: Terminal, { verdict, load, kills, plan, n
     ['sold', `${counted(verdict.sold, 'unit')} for ${amount(verdict.revenue)}`],
     [
       'speed',
-      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}${kills.length > 0 ? ', restarts included' : ''}`,
+      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}${kills.length + databaseKills.length > 0 ? ', restarts included' : ''}`,
     ],
     ['repeats', `${counted(load.repeats.sent, 'order')} sent twice with the same Idempotency-Key`],
   ]
-  if (kills.length > 0) {
-    const moments = kills.map((kill) => `${Math.round((kill.at / plan.orders) * 100)} %`).join(', ')
-    const longest = Math.max(...kills.map((kill) => kill.downMs))
-    rows.push(['kills', `SIGKILL at ${moments}; back after ${duration(longest)} at most; ${count(retries)} requests sent again`])
+  const killed = (of: readonly Kill[]): string => {
+    const moments = of.map((kill) => `${Math.round((kill.at / plan.orders) * 100)} %`).join(', ')
+    return `SIGKILL at ${moments}; back after ${duration(Math.max(...of.map((kill) => kill.downMs)))} at most`
   }
+  if (kills.length > 0) rows.push(['kills', `${killed(kills)}; ${count(retries)} requests sent again`])
+  if (databaseKills.length > 0) rows.push(['databases', killed(databaseKills)])
   terminal.print()
   for (const line of table(rows.map(([name = '', value = '']) => [dim(name), value]))) terminal.print(line)
 
@@ -74,7 +81,7 @@ export function printVerdict(terminal: Terminal, { verdict, load, kills, plan, n
 }
 
 /** Lines to copy, on the sale as it now stands. */
-export function printInvitation(terminal: Terminal, { node, state, plan }: FlashSaleResult, options: FlashSaleOptions): void {
+export function printInvitation(terminal: Terminal, { node, places, state, plan }: FlashSaleResult): void {
   const dim = (text: string): string => terminal.style('dim', text)
   const item = [...state.items].sort(([, a], [, b]) => b.remaining - a.remaining)[0]?.[0] ?? plan.items[0]?.sku ?? 'sku-1'
   const buyer = [...state.wallets].sort(([, a], [, b]) => b.balance - a.balance)[0]?.[0] ?? 'buyer-1'
@@ -100,5 +107,5 @@ export function printInvitation(terminal: Terminal, { node, state, plan }: Flash
     terminal.print(`  ${line}`)
   }
   terminal.print()
-  terminal.print(dim(`Databases: ${options.dataDir}. Ctrl-C stops the server.`))
+  terminal.print(dim(`Databases: ${places.about}. Ctrl-C stops the server.`))
 }

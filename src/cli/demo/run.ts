@@ -16,6 +16,8 @@ export interface FlashSaleFlags {
   readonly buyers: number
   readonly connections: number
   readonly kill: number
+  readonly databases?: string
+  readonly killDatabases: number
   readonly seed?: number
   readonly data?: string
   readonly app: string
@@ -36,6 +38,8 @@ export async function flashSale(terminal: Terminal, options: FlashSaleFlags): Pr
     dataDir: path,
     connections: options.connections,
     kills: options.kill,
+    ...(options.databases === undefined ? {} : { databases: options.databases }),
+    databaseKills: options.killDatabases,
     signal: interrupt.signal,
   }
   let keep = !temporary
@@ -44,8 +48,9 @@ export async function flashSale(terminal: Terminal, options: FlashSaleFlags): Pr
     keep ||= !result.verdict.ok
     terminal.document(summaryOf(result))
     printVerdict(terminal, result, sale)
-    if (options.once !== true && !interrupt.signal.aborted) await stayUp(terminal, result, sale, interrupt.signal)
+    if (options.once !== true && !interrupt.signal.aborted) await stayUp(terminal, result, interrupt.signal)
     await result.node.stop()
+    await result.places.close()
     return result.verdict.ok ? exitCodes.ok : exitCodes.failed
   } catch (error) {
     if (interrupt.signal.aborted) return exitCodes.interrupted
@@ -56,8 +61,8 @@ export async function flashSale(terminal: Terminal, options: FlashSaleFlags): Pr
   }
 }
 
-async function stayUp(terminal: Terminal, result: FlashSaleResult, sale: FlashSaleOptions, signal: AbortSignal): Promise<void> {
-  printInvitation(terminal, result, sale)
+async function stayUp(terminal: Terminal, result: FlashSaleResult, signal: AbortSignal): Promise<void> {
+  printInvitation(terminal, result)
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve()
     else signal.addEventListener('abort', () => resolve(), { once: true })
@@ -94,7 +99,7 @@ function show(terminal: Terminal, sale: FlashSaleOptions): FlashSaleSteps {
   let progress: Progress | null = null
   let orderedAt = 0
   return {
-    started(node, plan, readyMs) {
+    started(node, plan, readyMs, places) {
       const units = plan.items.reduce((sum, item) => sum + item.stock, 0)
       terminal.note(
         terminal.style(
@@ -104,18 +109,21 @@ function show(terminal: Terminal, sale: FlashSaleOptions): FlashSaleSteps {
       )
       terminal.note('')
       line('server', `${node.url}, process ${node.pid}, ready after ${duration(readyMs)}`)
-      line('data', `${sale.dataDir}: stock, orders and wallet, each a SQLite database of its own`)
+      line('data', places.about)
     },
     stocked: (ms) =>
       line('stock', `${counted(sale.skus, 'SKU')} and ${counted(sale.buyers, 'wallet')} put in place over NDJSON in ${duration(ms)}`),
-    ordering({ tally, killer }) {
+    ordering({ tally, killer, databaseKiller }) {
       orderedAt = performance.now()
-      const remark = (): string =>
-        sale.kills === 0
-          ? ''
-          : killer.down
-            ? terminal.style('yellow', 'killed, starting again')
-            : `killed ${killer.kills.length} of ${sale.kills}`
+      const remark = (): string => {
+        if (killer.down) return terminal.style('yellow', 'killed, starting again')
+        if (databaseKiller.down) return terminal.style('yellow', 'database killed, starting again')
+        const done = [
+          ...(sale.kills === 0 ? [] : [`killed ${killer.kills.length} of ${sale.kills}`]),
+          ...(sale.databaseKills === 0 ? [] : [`databases ${databaseKiller.kills.length} of ${sale.databaseKills}`]),
+        ]
+        return done.join(', ')
+      }
       progress = showProgress(terminal, terminal.style('dim', 'orders  '), sale.orders, () => ({
         done: tally.answered,
         p99Ms: tally.percentile(99),

@@ -61,12 +61,14 @@ export interface Evidence {
   readonly record: SaleRecord
   readonly state: SaleState
   readonly outcomes: OutcomeCheck
+  /** Transactions that are prepared in a database and not ended; null when no database can hold such. */
+  readonly inDoubt: number | null
   /** Repeats with the same id that were answered otherwise, and how many were sent. */
   readonly repeats: { readonly sent: number; readonly different: number }
 }
 
 export function judge(evidence: Evidence): Verdict {
-  const { plan, record, state, outcomes, repeats } = evidence
+  const { plan, record, state, outcomes, inDoubt, repeats } = evidence
   const rows = state.orders
   const sold = sum(rows, (row) => row.quantity)
   const revenue = sum(rows, (row) => row.price * row.quantity)
@@ -134,6 +136,7 @@ export function judge(evidence: Evidence): Verdict {
       `${n(record.count('rejected'))} rejected, ${n(wrong.length)} without reason`,
       wrong,
     ),
+    ...(inDoubt === null ? [] : [check('nothing left in doubt', inDoubt === 0, `${n(inDoubt)} prepared and not ended`)]),
   ]
   return {
     ok: checks.every((check) => check.ok),
