@@ -35,10 +35,13 @@ function brokenApp(name: string, from: string, to: string): string {
   const text = readFileSync(flashSale, 'utf8')
   if (!text.includes(from)) throw new Error(`the example has no ${from}`)
   const file = join(folder.path, `${name}.ts`)
-  // The file lies elsewhere: it takes zod from where the example does.
+  // The file lies elsewhere: it takes its imports from where the example does.
   writeFileSync(
     file,
-    text.replace(from, to).replace("'zod'", JSON.stringify(new URL('../../node_modules/zod/index.js', import.meta.url).pathname)),
+    text
+      .replace(from, to)
+      .replace("'zod'", JSON.stringify(new URL('../../node_modules/zod/index.js', import.meta.url).pathname))
+      .replace("'./databases.ts'", JSON.stringify(new URL('../../examples/flash-sale/databases.ts', import.meta.url).pathname)),
   )
   return file
 }

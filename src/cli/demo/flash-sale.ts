@@ -13,7 +13,7 @@ import { createTransport, type Transport } from '../load/transport.ts'
 import { readSale, type SaleState } from './databases.ts'
 import { inTurn, type Kill, Killer } from './killer.ts'
 import { NodeProcess } from './node-process.ts'
-import { type Places, openPlaces } from './places.ts'
+import { openPlaces, type Places, startsServers } from './places.ts'
 import { checkOutcomes, resolvePending } from './outcome-check.ts'
 import { orderId, orderInput, planSale, type SaleOptions, type SalePlan } from './plan.ts'
 import { SaleRecord } from './record.ts'
@@ -71,18 +71,18 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
   const random = createRandom(options.seed)
   const crash = new AbortController()
   const signal = AbortSignal.any([options.signal, crash.signal])
+  if (options.databaseKills > 0 && !startsServers(options.databases))
+    throw new CliError(
+      exitCodes.usage,
+      'usage',
+      'There is no database server that may be killed.',
+      'Let the sale start its own: --databases postgres,mariadb',
+    )
   const places = await openPlaces(options.databases, options.app, options.dataDir)
   const { environment } = places
   const node = new NodeProcess({ app: options.app, dataDir: options.dataDir, environment, onCrash: (error) => crash.abort(error) })
   let transport: Transport | null = null
   try {
-    if (options.databaseKills > 0 && places.servers.length === 0)
-      throw new CliError(
-        exitCodes.usage,
-        'usage',
-        'There is no database server that may be killed.',
-        'Let the sale start its own: --databases postgres,mariadb',
-      )
     const readyMs = await node.start()
     steps.started(node, plan, readyMs, places)
     transport = createTransport({ url: node.url, connections: options.connections, requestTimeoutMs })

@@ -38,9 +38,18 @@ interface Place {
   readonly server: Server | null
 }
 
+const namesIn = (given: string | undefined): string[] => (given ?? 'sqlite').split(',').map((name) => name.trim())
+
+const isKind = (name: string): name is 'postgres' | 'mariadb' => name === 'postgres' || name === 'mariadb'
+
+/** Whether servers are started for the sale alone, which may be killed. */
+export function startsServers(given: string | undefined): boolean {
+  return namesIn(given).some(isKind)
+}
+
 /** Opens what `given` names: 'sqlite', 'postgres', 'mariadb', or urls, with commas between. Throws 'usage', 'data-not-empty', 'server-missing'. */
 export async function openPlaces(given: string | undefined, app: string, dataDir: string): Promise<Places> {
-  const names = given === undefined ? ['sqlite'] : given.split(',').map((name) => name.trim())
+  const names = namesIn(given)
   if (names.length > rolesMax)
     throw new CliError(exitCodes.usage, 'usage', `The sale has three databases; ${names.length} places are too many.`)
   const opened: Place[] = []
@@ -85,7 +94,7 @@ async function open(name: string): Promise<Place> {
     const url = name.replace(/^mariadb:/, 'mysql:')
     return { name: new URL(url).host, url, server: null }
   }
-  if (name !== 'postgres' && name !== 'mariadb')
+  if (!isKind(name))
     throw new CliError(
       exitCodes.usage,
       'usage',

@@ -69,30 +69,41 @@ function checkFences(fences: readonly Fence[]): void {
 }
 
 /**
- * Raises the epochs and keeps their rows; then reads what they are. The insert
- * comes first: reading a row that is missing would lock the gap, and two first
- * writers would block each other. A row with a higher epoch stays as it is. In
- * order of key, so that two branches do not wait for each other.
+ * `raise` raises the epochs and keeps their rows to itself; a row with a higher
+ * epoch stays as it is. `hold` reads them, and keeps them from being raised
+ * until the transaction ends: branches hold them side by side. A row that is
+ * missing must not be held: that locks the gap, and two first writers would
+ * block each other. In order of key, so that two do not wait for each other.
  */
-export function fenceStatements(fences: readonly Fence[], quote: Quote): [raise: string, read: string] {
+export function fenceStatements(fences: readonly Fence[], quote: Quote): { readonly raise: string; readonly hold: string } {
   checkFences(fences)
   const sorted = fences
     .map((fence) => ({ fence, key: `${fence.deployment}\0${String(fence.partition).padStart(10, '0')}` }))
     .sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0))
     .map(({ fence }) => fence)
-  return [
-    `insert into headrace_partition (deployment, \`partition\`, epoch) values ${sorted
+  return {
+    raise: `insert into headrace_partition (deployment, \`partition\`, epoch) values ${sorted
       .map((fence) => `(${partitionLiteral(fence, quote)}, ${fence.epoch})`)
       .join(', ')} on duplicate key update epoch = greatest(epoch, values(epoch))`,
-    `select convert(deployment using utf8mb4) as deployment, \`partition\` as part, epoch from headrace_partition where (deployment, \`partition\`) in (${sorted
+    hold: `select convert(deployment using utf8mb4) as deployment, \`partition\` as part, epoch from headrace_partition where (deployment, \`partition\`) in (${sorted
       .map((fence) => `(${partitionLiteral(fence, quote)})`)
-      .join(', ')})`,
-  ]
+      .join(', ')}) lock in share mode`,
+  }
+}
+
+/** Whether every fence is there, and none of them was raised above what is asked, or is below it. */
+export function standAsAsked(fences: readonly Fence[], rows: readonly Row[]): boolean {
+  const seen = epochsIn(rows)
+  return fences.every(({ deployment, partition, epoch }) => seen.get(`${deployment}\0${partition}`) === epoch)
+}
+
+function epochsIn(rows: readonly Row[]): Map<string, number> {
+  return new Map(rows.map((row) => [`${String(row['deployment'])}\0${String(row['part'])}`, Number(row['epoch'])]))
 }
 
 /** Throws 'fenced' when a higher epoch was seen than one of these. */
 export function checkEpochs(fences: readonly Fence[], rows: readonly Row[], name: string): void {
-  const seen = new Map(rows.map((row) => [`${String(row['deployment'])}\0${String(row['part'])}`, Number(row['epoch'])]))
+  const seen = epochsIn(rows)
   for (const { deployment, partition, epoch } of fences) {
     const highest = seen.get(`${deployment}\0${partition}`)
     if (highest === epoch) continue
