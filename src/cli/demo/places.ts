@@ -54,7 +54,7 @@ export async function openPlaces(given: string | undefined, app: string, dataDir
     throw new CliError(exitCodes.usage, 'usage', `The sale has three databases; ${names.length} places are too many.`)
   const opened: Place[] = []
   const close = async (): Promise<void> => {
-    await Promise.all(opened.map(({ server }) => server?.stop()))
+    await Promise.all(opened.map(async ({ server }) => server?.stop()))
   }
   try {
     for (const name of names) opened.push(await open(name))
