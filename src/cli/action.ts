@@ -34,11 +34,18 @@ async function attempt(terminal: Terminal, run: () => Promise<number>): Promise<
 
 /** Shows an error to people and programs, and gives the exit code for it. */
 export function report(terminal: Terminal, error: unknown): number {
-  const { exitCode, code, message, hint } = asCliError(error)
+  const { exitCode, code, hint: shownHint, message: shownMessage } = asCliError(error)
+  const message = withoutPasswords(shownMessage)
+  const hint = shownHint === undefined ? undefined : withoutPasswords(shownHint)
   terminal.document({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })
   terminal.note(`${terminal.style('red', 'error')}: ${message}`)
   if (hint !== undefined) terminal.note(hint)
   return exitCode
+}
+
+/** Messages of the parser repeat words of the command line, and one of them may be a url in a wrong place. */
+function withoutPasswords(text: string): string {
+  return text.replace(/(\w:\/\/[^\s:/@]*:)[^\s]*@/g, '$1***@').replace(/([?&]password=)[^&\s'"]*/gi, '$1***')
 }
 
 function asCliError(error: unknown): CliError {

@@ -26,9 +26,8 @@ export async function importFile(file: string): Promise<Readonly<Record<string, 
 /** The app that a file exports: its default export, or the one named `app`. */
 export async function loadApp(file: string): Promise<App> {
   const exported = await importFile(file)
-  for (const candidate of [exported['default'], exported['app']]) {
-    if (isApp(candidate)) return candidate
-  }
+  const app = appOf(exported)
+  if (app !== null) return app
   const names = Object.keys(exported).join(', ')
   throw new CliError(
     exitCodes.usage,
@@ -36,6 +35,11 @@ export async function loadApp(file: string): Promise<App> {
     `${file} exports no app${names === '' ? '' : ` (it exports ${names})`}.`,
     'End it with: export default defineApp({ … })',
   )
+}
+
+/** The app among what a module exports; null when there is none. */
+export function appOf(exported: Readonly<Record<string, unknown>>): App | null {
+  return [exported['default'], exported['app']].find(isApp) ?? null
 }
 
 function isApp(value: unknown): value is App {

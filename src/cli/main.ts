@@ -6,8 +6,11 @@ import { addDemo } from './commands/demo.ts'
 import { addDlq } from './commands/dlq.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addLoad } from './commands/load.ts'
+import { addLock } from './commands/lock.ts'
+import { addMigrate } from './commands/migrate.ts'
 import { addOutcomes } from './commands/outcomes.ts'
 import { addStart } from './commands/start.ts'
+import { addTx } from './commands/tx.ts'
 import { addVersion } from './commands/version.ts'
 import { CliError, exitCodes, exitCodesHelp } from './exit.ts'
 import { version } from './package.ts'
@@ -19,6 +22,9 @@ Examples:
   headrace start app.ts                  serve an app on http://127.0.0.1:8080
   headrace load order.buy --requests 10000 --input '{"sku":"a","buyer":"b{i % 1000}","quantity":1}'
   headrace dlq ls                        commands that failed and wait for you
+  headrace migrate app.ts                Headrace's tables in PostgreSQL and MySQL
+  headrace tx ls app.ts                  transactions in doubt
+  headrace lock ls --url redis://…       who holds which lock
   headrace doctor                        is this machine fit for it
 
 headrace <command> --help tells more about one of them.
@@ -45,6 +51,9 @@ addDemo(program)
 addLoad(program)
 addDlq(program)
 addOutcomes(program)
+addMigrate(program)
+addTx(program)
+addLock(program)
 addDoctor(program)
 addVersion(program)
 

@@ -17,7 +17,7 @@ const replyTimeoutMs = 10_000
 export const defaultUrl = 'http://127.0.0.1:8080'
 
 /** Sends one request. Ends the command with 'unavailable' when the node cannot be reached. */
-async function askNode(
+export async function askNode(
   options: RemoteOptions,
   method: 'GET' | 'POST',
   path: string,

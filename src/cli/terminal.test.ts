@@ -65,13 +65,15 @@ describe('the terminal', () => {
     expect(count(1234567)).toBe('1,234,567')
     expect(counted(1, 'batch', 'batches')).toBe('1 batch')
     expect(counted(2, 'batch', 'batches')).toBe('2 batches')
-    expect([0.008, 0.82, 12, 123.4, 3400, 125_000, Number.NaN].map(duration)).toEqual([
+    expect([0.008, 0.82, 12, 123.4, 3400, 125_000, 12_000_000, 440_000_000, Number.NaN].map(duration)).toEqual([
       '8 µs',
       '0.82 ms',
       '12.0 ms',
       '123 ms',
       '3.4 s',
       '2 min 5 s',
+      '3 h 20 min',
+      '5 d 2 h',
       '–',
     ])
     expect(percent(0.1234)).toBe('12.3 %')

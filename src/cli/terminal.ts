@@ -95,9 +95,11 @@ export function counted(value: number, one: string, many: string = `${one}s`): s
   return `${count(value)} ${value === 1 ? one : many}`
 }
 
-/** Milliseconds as people read them: 8 µs, 0.82 ms, 12.0 ms, 3.4 s. */
+/** Milliseconds as people read them: 8 µs, 0.82 ms, 12.0 ms, 3.4 s, 3 h 20 min, 5 d 2 h. */
 export function duration(ms: number): string {
   if (!Number.isFinite(ms)) return '–'
+  if (ms >= 48 * 3_600_000) return `${Math.floor(ms / 86_400_000)} d ${Math.floor((ms % 86_400_000) / 3_600_000)} h`
+  if (ms >= 2 * 3_600_000) return `${Math.floor(ms / 3_600_000)} h ${Math.floor((ms % 3_600_000) / 60_000)} min`
   if (ms >= 120_000) return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`
   if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`
   if (ms < 0.1) return `${(ms * 1000).toFixed(0)} µs`

@@ -53,6 +53,8 @@ export interface DiagnosticEvents {
     readonly branches: number
     readonly databases: readonly string[]
     readonly attempt: number
+    /** The databases that ended it, and at what; none when its caller, a deadline or a signal did. */
+    readonly failures: readonly { readonly database: string; readonly kind: 'statement' | 'prepare' | 'commit' }[]
     readonly prepareMs: number
     readonly decideMs: number
     readonly ms: number
@@ -77,6 +79,28 @@ export interface DiagnosticEvents {
     readonly away: readonly string[]
     readonly ms: number
   }
+  /** A saga, TCC or three-phase commit went on. `kind` is 'saga', 'tcc' or 'three-phase'; `code` says why, when something failed. */
+  'headrace:saga': {
+    readonly kind: string
+    readonly name: string
+    readonly id: string
+    readonly event: 'started' | 'claimed' | 'call' | 'called' | 'retry' | 'turned' | 'completed' | 'undone' | 'parked' | 'redriven' | 'lost'
+    /** The step or participant, and what is called of it; empty when the event is of the whole. */
+    readonly branch: string
+    readonly operation: string
+    readonly attempt: number
+    readonly code: string | null
+  }
+  /** An alarm: a run can go neither forward nor back by itself. It waits for redrive(). */
+  'headrace:saga-parked': {
+    readonly kind: string
+    readonly name: string
+    readonly id: string
+    readonly branch: string
+    readonly operation: string
+    readonly code: string
+    readonly message: string
+  }
   /**
    * A lock was asked for, taken, refused, given back or lost. `held` and
    * `waiting` count the leases and the waiting callers of this process on the
@@ -90,6 +114,21 @@ export interface DiagnosticEvents {
     readonly heldMs: number
     readonly held: number
     readonly waiting: number
+  }
+  /**
+   * A consumer got a partition, handled messages, tries one again, gave one up as a
+   * dead letter, or lost the partition. `waitMs` is how long the oldest of the
+   * messages took from published to done; null where there is none.
+   */
+  'headrace:queue': {
+    readonly topic: string
+    readonly group: string
+    readonly partition: number
+    readonly event: 'leased' | 'handled' | 'retried' | 'dead' | 'lost'
+    readonly messages: number
+    readonly waitMs: number | null
+    /** Why, for 'retried' and 'dead'. */
+    readonly code: string | null
   }
   /** Something an operator should read. */
   'headrace:notice': {

@@ -10,6 +10,7 @@ import { type DiagnosticEvents, listen } from '../contracts/diagnostics.ts'
 import type { LedgerCounts } from '../contracts/ledger.ts'
 import type { AppEventName } from './app-events.ts'
 import { Counters, Histograms } from './series.ts'
+import { listenToTransactions } from './transaction-metrics.ts'
 
 export interface MetricsSource {
   readonly app: string
@@ -41,7 +42,7 @@ const sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 export function createMetrics(source: MetricsSource): Metrics {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
-  const closers = [...listenToEvents(registry, source), listenToLocks(registry)]
+  const closers = [...listenToEvents(registry, source), listenToLocks(registry), ...listenToTransactions(registry, durations)]
   const show = stateGauges(registry)
   return {
     registry,

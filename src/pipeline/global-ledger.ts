@@ -14,7 +14,8 @@
  * What must hold:
  * - a prepared branch is rolled back only when the journal can never decide to commit it;
  * - no read shows a database from before a batch whose outcomes are out: while
- *   phase 2 of a decided batch goes on, reads of its databases are refused;
+ *   phase 2 of a decided batch goes on, reads of its databases are refused, and
+ *   so is the next batch on them;
  * - no command is blamed for a database that does not answer: a statement that
  *   ran out of time is the command's own only when the database answers others;
  * - a database belongs to one journal. Another one, made anew where the first
@@ -81,7 +82,7 @@ export function deploymentOf(identity: string): string {
 }
 
 /** The name of the row that says whose a database is. */
-function claimOf(app: string): string {
+export function claimOf(app: string): string {
   return `claim_${homeTag(app)}`
 }
 
@@ -90,17 +91,26 @@ async function takeOver(coordinator: Coordinator, inner: DecidingLedger, options
   const startedAt = performance.now()
   const { deployment, participants } = coordinator.site
   const fences: Fence[] = [{ deployment, partition: 0, epoch: inner.epoch }]
-  const patient = <T>(call: () => Promise<T>): Promise<T> => untilItAnswers(call, startedAt + options.databaseWaitMs)
-  await Promise.all([...participants.values()].map((participant) => patient(() => claim(participant, options, deployment))))
-  await patient(async () => {
-    const { away, waiting } = await coordinator.recover()
-    const [why] = Object.values(away)
-    if (why !== undefined) throw why
-    if (waiting.length > 0)
-      throw new HeadraceError('engine-unavailable', `${waiting.length} transactions of an earlier start are in doubt still: ${waiting[0]}.`)
-  })
-  await Promise.all([...participants.values()].map((participant) => patient(() => participant.raise(fences))))
-  return fences
+  const refused = new AbortController()
+  const patient = <T>(call: () => Promise<T>): Promise<T> => untilItAnswers(call, startedAt + options.databaseWaitMs, refused.signal)
+  try {
+    await Promise.all([...participants.values()].map((participant) => patient(() => claim(participant, options, deployment))))
+    await patient(async () => {
+      const { away, waiting } = await coordinator.recover()
+      const [why] = Object.values(away)
+      if (why !== undefined) throw why
+      if (waiting.length > 0)
+        throw new HeadraceError(
+          'engine-unavailable',
+          `${waiting.length} transactions of an earlier start are in doubt still: ${waiting[0]}.`,
+        )
+    })
+    await Promise.all([...participants.values()].map((participant) => patient(() => participant.raise(fences))))
+    return fences
+  } catch (error) {
+    refused.abort()
+    throw error
+  }
 }
 
 async function claim(participant: Participant, options: LedgerOptions, deployment: string): Promise<void> {
@@ -116,18 +126,23 @@ async function claim(participant: Participant, options: LedgerOptions, deploymen
   const findings = (await participant.check()).filter(({ level }) => level !== 'ok')
   for (const { level, message, remedy = '' } of findings) {
     const text = `Database '${name}': ${message} ${remedy}`.trimEnd()
-    if (level === 'error') throw new HeadraceError('database-unfit', text, { details: { database: name } })
+    if (level === 'error') {
+      // It may have gone away since it was claimed: then this throws so, and it is asked again.
+      await participant.decision(claimOf(options.app))
+      throw new HeadraceError('database-unfit', text, { details: { database: name } })
+    }
     tell('headrace:notice', () => ({ app: options.app, level: 'warn', message: text }))
   }
 }
 
-async function untilItAnswers<T>(call: () => Promise<T>, deadline: number): Promise<T> {
+async function untilItAnswers<T>(call: () => Promise<T>, deadline: number, given: AbortSignal): Promise<T> {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await call()
     } catch (error) {
-      if (!HeadraceError.is(error) || !error.retryable || error.code === 'fenced' || performance.now() >= deadline) throw error
-      await pause(backoffMs(attempt, askBaseMs, askMaxMs))
+      const hopeless = !HeadraceError.is(error) || !error.retryable || error.code === 'fenced'
+      if (hopeless || performance.now() >= deadline || given.aborted) throw error
+      await pause(backoffMs(attempt, askBaseMs, askMaxMs), given)
     }
   }
 }
@@ -154,6 +169,8 @@ class GlobalLedger implements Ledger {
     const remote = databases.filter((name) => participants.has(name))
     const files = databases.filter((name) => !participants.has(name))
     if (remote.length === 0) return this.#inner.begin(files, ids)
+    // A handler reads, too, and would decide by what is old.
+    for (const name of remote) this.#mustShow(name)
     const global = await this.#coordinator.begin({ databases: remote, fences: this.#fences })
     try {
       return new WideTransaction(await this.#inner.begin(files, ids), global, participants, (names, shown) => this.#hide(names, shown))
@@ -290,13 +307,13 @@ class WideTransaction implements Transaction {
   }
 
   async savepoint(): Promise<void> {
-    await bothOf(this.#inner.savepoint(), this.#global.savepoint())
+    await bothOf(this.#inner.savepoint(), blameless(this.#global.savepoint()))
   }
 
   async rollbackToSavepoint(): Promise<void> {
     await bothOf(
       this.#inner.rollbackToSavepoint(),
-      this.#global.rollbackToSavepoint().then(() => this.#global.releaseSavepoint()),
+      blameless(this.#global.rollbackToSavepoint().then(() => this.#global.releaseSavepoint())),
     )
   }
 
@@ -304,7 +321,7 @@ class WideTransaction implements Transaction {
     // A release that fails leaves the savepoint open, on all of them.
     await this.#global.check()
     await this.#inner.releaseSavepoint()
-    await this.#global.releaseSavepoint()
+    await blameless(this.#global.releaseSavepoint())
   }
 
   async commit(record: CommitRecord): Promise<number> {
@@ -348,6 +365,15 @@ async function blameFairly(participant: Participant, error: unknown): Promise<ne
     throw away(error)
   }
   throw error
+}
+
+/** For statements that are no command's own: running out of time is nobody's fault. */
+async function blameless(statement: Promise<void>): Promise<void> {
+  try {
+    await statement
+  } catch (error) {
+    throw isTimeout(error) ? away(error) : error
+  }
 }
 
 function isTimeout(error: unknown): error is HeadraceError {

@@ -95,6 +95,14 @@ async function forget(site: Site, { gid, state, home, branches }: Doubt): Promis
       `'${gid}' is ${state}: only what ended by hand can be forgotten. Decide 'commit' or 'abort', or wait for recovery.`,
     )
   }
+  // Without the decision, recovery would undo what is prepared still, whatever was decided.
+  const open = branches.filter((branch) => branch.state === 'prepared' || branch.state === 'away' || branch.state === 'unknown')
+  if (open.length > 0) {
+    throw new HeadraceError(
+      'option-invalid',
+      `'${gid}' has not ended in ${open.map(({ participant, state: found }) => `${participant} (${found})`).join(', ')}: until it has, its decision must not be forgotten. Recovery ends what is prepared; bring the others back.`,
+    )
+  }
   if (home !== null) await site.logs.get(home)?.forget([gid])
   const others = branches.filter(({ participant }) => participant !== home)
   const dropped = await Promise.allSettled(others.map(async ({ participant }) => site.participants.get(participant)?.forget([gid])))

@@ -268,6 +268,22 @@ describe('a branch that a person ended', () => {
     expect((await coordinator.recover()).heuristics).toEqual([])
   })
 
+  it('is not forgotten while another branch is prepared, which would then be undone', async () => {
+    const deployment = new Deployment()
+    await deployment.die('commitPrepared', 1)
+    const [ended, left] = deployment.stores.slice(1) as [MemoryStore, MemoryStore]
+    const [gid = ''] = ended.prepared.keys()
+    const session = ended.prepared.get(gid)?.session
+    if (session !== undefined) ended.end(session)
+    const site = await openSite({ deployment: 'test', databases: deployment.clients() })
+    expect(await showDoubt(site, gid)).toMatchObject({ state: 'heuristic' })
+    await expect(resolveDoubt(site, gid, 'forget')).rejects.toThrow(`not ended in ${left.name} (prepared)`)
+    await resolveDoubt(site, gid, 'commit')
+    expect(left.rows('t')[0]?.['n']).toBe(9)
+    await resolveDoubt(site, gid, 'forget')
+    expect(await showDoubt(site, gid)).toBeNull()
+  })
+
   it('against an abort is found too', async () => {
     const deployment = new Deployment()
     await deployment.die('prepare', 2)

@@ -16,6 +16,14 @@ const commands = [
   ['dlq', 'drop'],
   ['outcomes', 'get'],
   ['doctor'],
+  ['migrate'],
+  ['tx', 'ls'],
+  ['tx', 'show'],
+  ['tx', 'resolve'],
+  ['tx', 'stats'],
+  ['lock', 'ls'],
+  ['lock', 'show'],
+  ['lock', 'break'],
 ]
 
 describe('the command line', () => {
@@ -23,7 +31,20 @@ describe('the command line', () => {
     const { code, stdout, stderr } = await headrace(['--help'])
     expect(code).toBe(0)
     expect(stderr).toBe('')
-    for (const words of ['start', 'demo', 'load', 'dlq', 'outcomes', 'doctor', 'version', 'Examples:', 'Exit codes:'])
+    for (const words of [
+      'start',
+      'demo',
+      'load',
+      'dlq',
+      'outcomes',
+      'doctor',
+      'migrate',
+      'tx',
+      'lock',
+      'version',
+      'Examples:',
+      'Exit codes:',
+    ])
       expect(stdout).toContain(words)
   })
 
@@ -45,6 +66,8 @@ describe('the command line', () => {
     [['strat'], 'start'],
     [['start', 'app.ts', '--prot', '1'], '--port'],
     [['dlq', 'lst'], 'ls'],
+    [['tx', 'sow'], 'show'],
+    [['lock', 'brake'], 'break'],
     [['load', 'x', '--conections', '1'], '--connections'],
     [['start', 'app.ts', '--batch-command-max', '1'], '--batch-commands-max'],
   ])('proposes the nearest for %j, with exit code 2', async (args, proposal) => {

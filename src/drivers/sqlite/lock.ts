@@ -38,6 +38,8 @@ const busyMs = 5
 const retryBaseMs = 1
 const retryMaxMs = 20
 const pruneEveryMs = 600_000
+/** Longest wait of close() for pushes under way, in milliseconds. */
+const tellMsMax = 1_000
 const pruneRowsMax = 10_000
 
 const schema = `
@@ -112,6 +114,8 @@ class SqliteLockEngine implements LockEngine {
   readonly #sql: Statements
   readonly #pruning: NodeJS.Timeout
   #events: LockEvents | null = null
+  readonly #pushing = new Set<Promise<void>>()
+  #closing: Promise<void> | null = null
   #closed = false
 
   constructor(options: SqliteLocksOptions) {
@@ -188,12 +192,24 @@ class SqliteLockEngine implements LockEngine {
     })
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  /** What was decided is told first: who was granted a lock, or lost it, would otherwise learn of it a lease later. */
+  async #close(): Promise<void> {
     clearInterval(this.#pruning)
+    const told = new AbortController()
+    void this.#told().then(() => told.abort())
+    await pause(tellMsMax, told.signal)
+    this.#closed = true
     this.#database.close()
     await this.#wake.close()
+  }
+
+  async #told(): Promise<void> {
+    while (this.#pushing.size > 0) await Promise.allSettled(this.#pushing)
   }
 
   #acquire(request: LockRequest, pushes: Push[]): LockAnswer {
@@ -278,7 +294,10 @@ class SqliteLockEngine implements LockEngine {
       try {
         this.#sql.begin.run()
         const result = this.#commit(() => run(pushes))
-        for (const push of pushes) void this.#push(push)
+        for (const push of pushes) {
+          const pushing = this.#push(push).finally(() => this.#pushing.delete(pushing))
+          this.#pushing.add(pushing)
+        }
         return result
       } catch (error) {
         const ours = sqliteError(this.#file, error)
