@@ -1,8 +1,9 @@
 /**
- * Single transactions over databases on servers, against the plain drivers and
- * against two phases written by hand. `npm run bench -- transactions`.
+ * The write path over databases on servers, and single transactions over them,
+ * against the plain drivers and against two phases written by hand.
+ * `npm run bench -- transactions`.
  *
- * All contenders use one PostgreSQL and one MariaDB, each in databases of its
+ * All contenders of the single transactions use one PostgreSQL and one MariaDB, each in databases of its
  * own, with as many transactions at once on rows that nobody else touches.
  */
 import { randomUUID } from 'node:crypto'
@@ -10,6 +11,7 @@ import { mysql } from 'headrace/mysql'
 import { postgres } from 'headrace/postgres'
 import { type Coordinator, createCoordinator } from 'headrace/transaction'
 import { bench, comparison, type Opening, perSecond, recordLatencies, type Sample } from './harness.ts'
+import { pathComparisons } from './path/comparisons.ts'
 import { onMariadb, onPostgres, type Transfer, twoPhases } from './transactions/by-hand.ts'
 import { accounts, type Servers, sharedServers, type Urls } from './transactions/servers.ts'
 
@@ -121,5 +123,10 @@ function twoDatabases() {
 }
 
 export default bench('transactions', {
-  comparisons: [oneDatabase('PostgreSQL', 'stock', onPostgres), oneDatabase('MariaDB', 'wallet', onMariadb), twoDatabases()],
+  comparisons: [
+    ...pathComparisons,
+    oneDatabase('PostgreSQL', 'stock', onPostgres),
+    oneDatabase('MariaDB', 'wallet', onMariadb),
+    twoDatabases(),
+  ],
 })

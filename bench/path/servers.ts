@@ -3,7 +3,7 @@ import { createConnection } from 'mysql2/promise'
 import pg from 'pg'
 import { mysql } from 'headrace/mysql'
 import { postgres } from 'headrace/postgres'
-import { type Server, startMariadb, startPostgres } from '../../src/testing/servers/index.ts'
+import { type Server, startMariadb, startPostgres } from 'headrace/testing/servers'
 import { bankSchema, buyerOf, buyers, plenty, shopSchema } from './shop.ts'
 
 export interface Places {

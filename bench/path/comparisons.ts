@@ -1,15 +1,15 @@
 /**
  * The write path on databases on servers against what users write by hand.
- * `npm run bench -- path`. All servers are private, on this machine, with their
- * default durability: every commit waits for the disk.
+ * All servers are private, on this machine, with their default durability:
+ * every commit waits for the disk.
  */
 import { randomUUID } from 'node:crypto'
 import { mysql } from 'headrace/mysql'
 import { postgres } from 'headrace/postgres'
-import { bench, comparison, type Opening, perSecond, recordLatencies } from './harness.ts'
-import { openByHand } from './path/by-hand.ts'
-import { enter, leave, place } from './path/servers.ts'
-import { buyerOf, defineShop, type Order } from './path/shop.ts'
+import { comparison, type Opening, perSecond, recordLatencies } from '../harness.ts'
+import { openByHand } from './by-hand.ts'
+import { enter, leave, place } from './servers.ts'
+import { buyerOf, defineShop, type Order } from './shop.ts'
 
 const batchCommands = 512
 const inFlight = 4 * batchCommands
@@ -120,6 +120,4 @@ function manyKeys(where: string, across: boolean) {
 
 const across = 'PostgreSQL and MariaDB'
 
-export default bench('path', {
-  comparisons: [hotRow('PostgreSQL', false), hotRow(across, true), manyKeys('PostgreSQL', false), manyKeys(across, true)],
-})
+export const pathComparisons = [hotRow('PostgreSQL', false), hotRow(across, true), manyKeys('PostgreSQL', false), manyKeys(across, true)]
