@@ -1,6 +1,7 @@
 /**
- * The process that the crash tests kill: a small app on three SQLite files,
- * driven over lines of JSON.
+ * The process that the crash tests kill: a small app on three databases,
+ * driven over lines of JSON. They are SQLite files, but for those that `places`
+ * names: these are on servers, and the test has made their tables.
  *
  *   in   { n, do: 'submit' | 'enqueue', command, input, id }
  *        { n, do: 'redrive' | 'drop', position }   { n, do: 'dead' | 'status' | 'stop' }
@@ -22,15 +23,34 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 
-const { dist, dataDir, skus, unitsPerSku, buyers, balancePerBuyer, price, creditMax, extraSchema = '' } = JSON.parse(process.argv[2])
+const {
+  dist,
+  dataDir,
+  skus,
+  unitsPerSku,
+  buyers,
+  balancePerBuyer,
+  price,
+  creditMax,
+  extraSchema = '',
+  places = {},
+} = JSON.parse(process.argv[2])
 const load = (file) => import(new URL(file, pathToFileURL(`${dist}/`)).href)
 const { accept, command, defineApp, reject } = await load('index.js')
 const { sqlite } = await load('drivers/sqlite/index.js')
 const { listen } = await load('contracts/diagnostics.js')
 
+/** A SQLite file, unless it has a place on a server. */
+const databaseOf = async (name, options) => {
+  const url = places[name]
+  if (url === undefined) return sqlite(name, options)
+  if (url.startsWith('postgres:')) return (await load('drivers/postgres/index.js')).postgres(name, { url })
+  return (await load('drivers/mysql/index.js')).mysql(name, { url })
+}
+
 const seed = (table, names, value) => names.map((name) => `insert or ignore into ${table} values ('${name}', ${value});`).join('\n')
 
-const stock = sqlite('stock', {
+const stock = await databaseOf('stock', {
   // The trigger is counted by the checks: a redo that fires it would count twice.
   schema: `
     create table if not exists stock (sku text primary key not null, units integer not null);
@@ -41,14 +61,14 @@ const stock = sqlite('stock', {
     ${seed('stock', skus, unitsPerSku)}
     ${seed('movement', skus, 0)}`,
 })
-const orders = sqlite('orders', {
+const orders = await databaseOf('orders', {
   // Nothing here stops a second row of the same id: that is what the checks look for.
   schema: `create table if not exists effect (
     seq integer primary key, position integer not null, id text not null, command text not null, key text not null,
     sender text not null, number integer not null, sku text, buyer text not null, units integer not null, money integer not null);
     ${extraSchema}`,
 })
-const wallet = sqlite('wallet', {
+const wallet = await databaseOf('wallet', {
   schema: `create table if not exists wallet (buyer text primary key not null, balance integer not null); ${seed('wallet', buyers, balancePerBuyer)}`,
 })
 const databases = { stock, orders, wallet }

@@ -123,6 +123,6 @@ describe.skipIf(why !== null)(`an fsync that fails${because(why)}`, () => {
     await load.drive(next)
     await load.finish(next, dataDir)
     await next.stop()
-    expect([...load.broken, ...findings(dataDir, load.sent)]).toEqual([])
+    expect([...load.broken, ...(await findings(dataDir, load.sent))]).toEqual([])
   }
 })

@@ -44,7 +44,7 @@ describe.skipIf(why !== null)(`a full disk${because(why)}`, () => {
       await driving
       await load.finish(process, dataDir)
       expect(await process.stop()).toEqual({ code: 0, signal: null })
-      expect([...load.broken, ...findings(dataDir, load.sent)]).toEqual([])
+      expect([...load.broken, ...(await findings(dataDir, load.sent))]).toEqual([])
     },
   )
 
@@ -68,7 +68,7 @@ describe.skipIf(why !== null)(`a full disk${because(why)}`, () => {
       await load.drive(second)
       await load.finish(second, dataDir)
       await second.stop()
-      expect([...load.broken, ...findings(dataDir, load.sent)]).toEqual([])
+      expect([...load.broken, ...(await findings(dataDir, load.sent))]).toEqual([])
       expect(readRows(dataDir, 'orders', 'select id from effect').length).toBeGreaterThan(0)
     },
   )
@@ -91,6 +91,6 @@ describe.skipIf(why !== null)(`a full disk${because(why)}`, () => {
     await load.drive(second)
     await load.finish(second, dataDir)
     await second.stop()
-    expect([...load.broken, ...findings(dataDir, load.sent)]).toEqual([])
+    expect([...load.broken, ...(await findings(dataDir, load.sent))]).toEqual([])
   })
 })

@@ -8,8 +8,8 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type Deferred, deferred } from '../../src/std/deferred.ts'
-import type { CrashPointName } from '../../src/std/crash-point.ts'
-import { builtDist, world } from './world.ts'
+import type { CrashPointName, TransactionCrashPointName } from '../../src/std/crash-point.ts'
+import { builtDist, type Places, world } from './world.ts'
 
 const childFile = fileURLToPath(new URL('child.mjs', import.meta.url))
 
@@ -19,13 +19,15 @@ const answerMsMax = 30_000
 const stderrBytesMax = 16 * 1024
 
 export interface CrashPlace {
-  readonly name: CrashPointName
+  readonly name: CrashPointName | TransactionCrashPointName
   readonly visit: number
 }
 
 export interface ProcessOptions {
   readonly dataDir: string
   readonly dist?: string
+  /** Databases on servers. Default: none. */
+  readonly places?: Places
   readonly crashAt?: CrashPlace
   /** Limits of the app, by the names of their environment variables. */
   readonly limits?: Readonly<Record<string, number>>
@@ -84,7 +86,8 @@ export class AppProcess {
   #stderr = ''
 
   constructor(options: ProcessOptions) {
-    const settings = { ...world, dist: options.dist ?? builtDist, dataDir: options.dataDir, extraSchema: options.extraSchema }
+    const { dist = builtDist, dataDir, extraSchema, places } = options
+    const settings = { ...world, dist, dataDir, extraSchema, places }
     const [program = process.execPath, ...before] = [...(options.under ?? []), process.execPath]
     this.#process = spawn(program, [...before, childFile, JSON.stringify(settings)], {
       env: environmentOf(options),

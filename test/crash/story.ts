@@ -8,6 +8,7 @@ import { createRandom } from '../../src/std/random.ts'
 import { Load, type LoadShape, type Refusals } from './load.ts'
 import { AppProcess, type CrashPlace, type End } from './process.ts'
 import { epochOf, findings, lost } from './verdict.ts'
+import type { Places } from './world.ts'
 
 export interface Life {
   /** Where it dies; without, it lives until `killAfterMs`, or until everything is answered. */
@@ -20,12 +21,16 @@ export interface Life {
   readonly killer?: (process: AppProcess) => Promise<void>
   /** It may end without ever coming to `crashAt`. */
   readonly mayLive?: boolean
+  /** What befalls its databases while it works; it must hold again when this resolves. */
+  readonly trouble?: (process: AppProcess, load: Load) => Promise<void>
   /** What befalls the data directory once the process has ended. */
   readonly afterwards?: (dataDir: string) => void
 }
 
 export interface Story {
   readonly dataDir: string
+  /** Databases on servers. Default: none. */
+  readonly places?: Places
   readonly seed: number
   readonly shape: LoadShape
   readonly lives: readonly Life[]
@@ -63,7 +68,7 @@ export async function tell(story: Story): Promise<Told> {
       await process.kill()
     }
   }
-  return { broken: [...broken, ...load.broken, ...findings(story.dataDir, load.sent)], load, ends }
+  return { broken: [...broken, ...load.broken, ...(await findings(story.dataDir, load.sent, story.places))], load, ends }
 }
 
 /** How the process ended; a text when it refused to start. */
@@ -93,7 +98,7 @@ async function live(story: Story, life: Life, process: AppProcess, load: Load): 
       return `2 once, all or none: the node does not start again: ${started.refused}: ${started.message}`
     if (started === 'ready') {
       try {
-        await load.drive(process)
+        await Promise.all([load.drive(process), life.trouble?.(process, load)])
         await load.finish(process, story.dataDir)
         if (process.over === null) await process.stop()
       } catch (error) {

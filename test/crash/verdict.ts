@@ -1,6 +1,7 @@
 /**
  * What must hold after everything was answered and the node has stopped, read
- * from the SQLite files with SQL of our own; Headrace has no part in it.
+ * from the SQLite files with SQL of our own, and from the servers with the
+ * clients of their engines; Headrace has no part in it.
  *
  * Each finding starts with the invariant of DESIGN, section 4, that it breaks.
  */
@@ -9,7 +10,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
 import type { Sent } from './load.ts'
-import { databaseNames, world } from './world.ts'
+import { leftOnServers, readServer } from './servers.ts'
+import { type DatabaseName, databaseNames, type Places, world } from './world.ts'
 
 interface Effect {
   readonly seq: number
@@ -86,15 +88,33 @@ function tablesOf(dataDir: string): string[] {
   return tables.map(({ name }) => name)
 }
 
-/** Everything that is broken; empty when all is well. */
-export function findings(dataDir: string, sent: readonly Sent[]): string[] {
+interface StockRow {
+  readonly sku: string
+  readonly units: number
+  readonly moved: number
+}
+
+interface WalletRow {
+  readonly buyer: string
+  readonly balance: number
+}
+
+/** Everything that is broken; empty when all is well. `places`: of the databases on servers. */
+export async function findings(dataDir: string, sent: readonly Sent[], places: Places = {}): Promise<string[]> {
+  const read = async <Row>(name: DatabaseName, sql: string): Promise<Row[]> => {
+    const url = places[name]
+    return url === undefined ? readRows<Row>(dataDir, name, sql) : readServer<Row>(url, sql)
+  }
   const outcomes = readRows<OutcomeRow>(dataDir, 'journal', 'select id, status, body from outcome')
-  const effects = readRows<Effect>(dataDir, 'orders', 'select * from effect order by seq')
+  const effects = await read<Effect>('orders', 'select * from effect order by seq')
+  const stock = await read<StockRow>('stock', 'select sku, stock.units, movement.units as moved from stock join movement using (sku)')
+  const wallets = await read<WalletRow>('wallet', 'select buyer, balance from wallet')
   return [
     ...acknowledgedIsDurable(sent, outcomes),
-    ...onceAllOrNone(dataDir, sent, outcomes, effects),
+    ...onceAllOrNone({ sent, outcomes, effects, stock, wallets }),
     ...orderPerKey(effects),
-    ...nothingLeftBehind(dataDir),
+    ...nothingLeftBehind(dataDir, places),
+    ...(await leftOnServers(places, (sql) => readRows(dataDir, 'journal', sql))),
     ...onlyPoisonFails(sent, outcomes),
   ]
 }
@@ -116,7 +136,19 @@ function acknowledgedIsDurable(sent: readonly Sent[], outcomes: readonly Outcome
   })
 }
 
-function onceAllOrNone(dataDir: string, sent: readonly Sent[], outcomes: readonly OutcomeRow[], effects: readonly Effect[]): string[] {
+function onceAllOrNone({
+  sent,
+  outcomes,
+  effects,
+  stock,
+  wallets,
+}: {
+  readonly sent: readonly Sent[]
+  readonly outcomes: readonly OutcomeRow[]
+  readonly effects: readonly Effect[]
+  readonly stock: readonly StockRow[]
+  readonly wallets: readonly WalletRow[]
+}): string[] {
   const found: string[] = []
   const broken = (what: string): void => void found.push(`2 once, all or none: ${what}`)
   const outcomesOf = countBy(outcomes, ({ id }) => id)
@@ -137,11 +169,6 @@ function onceAllOrNone(dataDir: string, sent: readonly Sent[], outcomes: readonl
   const known = new Set(sent.map(scoped))
   for (const id of effectsOf.keys()) if (!known.has(id)) broken(`${id} took effect and was never sent`)
 
-  const stock = readRows<{ sku: string; units: number; moved: number }>(
-    dataDir,
-    'stock',
-    'select sku, stock.units, movement.units as moved from stock join movement using (sku)',
-  )
   const unitsOut = sumBy(
     effects,
     ({ sku }) => sku ?? '',
@@ -153,7 +180,6 @@ function onceAllOrNone(dataDir: string, sent: readonly Sent[], outcomes: readonl
     if (moved !== out) broken(`the trigger counted ${moved} units of ${sku} where ${out} were ordered`)
     if (units < 0) broken(`${sku} is oversold: ${units}`)
   }
-  const wallets = readRows<{ buyer: string; balance: number }>(dataDir, 'wallet', 'select buyer, balance from wallet')
   const moneyIn = sumBy(
     effects,
     ({ buyer }) => buyer,
@@ -190,7 +216,7 @@ function orderPerKey(effects: readonly Effect[]): string[] {
 }
 
 /** After a gentle stop nothing waits, nothing is to be redone, and no file is ahead of the journal or under a later epoch. */
-function nothingLeftBehind(dataDir: string): string[] {
+function nothingLeftBehind(dataDir: string, places: Places): string[] {
   const found: string[] = []
   const waiting = readRows<{ id: string; parked: number }>(dataDir, 'journal', 'select id, parked from entry')
   for (const { id, parked } of waiting)
@@ -200,7 +226,7 @@ function nothingLeftBehind(dataDir: string): string[] {
   const meta = new Map(
     readRows<{ name: string; value: number }>(dataDir, 'journal', 'select name, value from meta').map(({ name, value }) => [name, value]),
   )
-  for (const name of databaseNames) {
+  for (const name of databaseNames.filter((each) => places[each] === undefined)) {
     for (const { batch, epoch } of readRows<{ batch: number; epoch: number }>(
       dataDir,
       name,

@@ -28,6 +28,11 @@ export const world: World = {
 
 export const databaseNames = ['orders', 'stock', 'wallet'] as const
 
+export type DatabaseName = (typeof databaseNames)[number]
+
+/** Urls of the databases that are on servers; the others are SQLite files of the data directory. */
+export type Places = Readonly<Partial<Record<DatabaseName, string>>>
+
 /** The build that the tests run: dist, or the folder that HEADRACE_CRASH_DIST names. */
 export const builtDist = process.env['HEADRACE_CRASH_DIST'] ?? fileURLToPath(new URL('../../dist', import.meta.url))
 

@@ -26,10 +26,13 @@ export function startMariadb(options: MariadbServerOptions = {}): Promise<Server
     prepare(directory) {
       const data = join(directory, 'data')
       mkdirSync(data)
+      // Of its own: a server that starts drops the temporary tables of all that share the folder.
+      const tmp = join(directory, 'tmp')
+      mkdirSync(tmp)
       execFileSync(
         programPath('mariadb-install-db'),
         ['--no-defaults', `--datadir=${data}`, '--auth-root-authentication-method=normal', '--skip-test-db', ...asRoot],
-        { stdio: 'pipe' },
+        { stdio: 'pipe', env: { ...process.env, TMPDIR: tmp } },
       )
       writeFileSync(
         join(directory, 'init.sql'),
@@ -42,6 +45,7 @@ export function startMariadb(options: MariadbServerOptions = {}): Promise<Server
         ...[
           '--no-defaults',
           `--datadir=${join(directory, 'data')}`,
+          `--tmpdir=${join(directory, 'tmp')}`,
           `--port=${port}`,
           '--bind-address=127.0.0.1',
           `--socket=${join(directory, 's')}`,
