@@ -215,7 +215,12 @@ export const errorTable = Object.freeze({
   'saga-id-invalid': entry(400, false, 'The id of a run is not valid', 'Use 1 to 128 visible ASCII characters.'),
   'saga-unknown': entry(404, false, 'There is no such run', 'The id was never started, or the run is past its retention.'),
   'saga-taken': entry(503, true, 'Another process has taken over the run', 'Nothing to do: it goes on there.'),
-  'saga-failed': entry(500, false, 'A step failed, and the run was undone or parked', 'See the message, and headrace:saga events of the run.'),
+  'saga-failed': entry(
+    500,
+    false,
+    'A step failed, and the run was undone or parked',
+    'See the message, and headrace:saga events of the run.',
+  ),
   'saga-step-timeout': entry(504, true, 'A step did not end in time', 'Bound its waits, or raise timeoutMs of the step.'),
   'saga-changed': entry(
     500,

@@ -41,7 +41,21 @@ export const transactionCrashPointNames = [
 
 export type TransactionCrashPointName = (typeof transactionCrashPointNames)[number]
 
-export function crashPoint(name: CrashPointName | TransactionCrashPointName): void {
+/** Places in sagas, TCC and three-phase commit. */
+export const sagaCrashPointNames = [
+  'saga.before-start',
+  'saga.after-start',
+  'saga.before-append',
+  'saga.after-append',
+  'saga.before-call',
+  'saga.after-call',
+  'saga.before-end',
+  'saga.after-end',
+] as const
+
+export type SagaCrashPointName = (typeof sagaCrashPointNames)[number]
+
+export function crashPoint(name: CrashPointName | TransactionCrashPointName | SagaCrashPointName): void {
   if (name !== wantedName) return
   visitsLeft -= 1
   if (visitsLeft === 0) process.kill(process.pid, 'SIGKILL')

@@ -4,3 +4,11 @@ export { memory, type MemoryHandle, MemoryParticipant } from './participant.ts'
 export type { MemorySql, MemoryTables } from './participant-database.ts'
 export type { MemoryCall, MemoryFault, MemoryOptions } from './participant-options.ts'
 export { MemoryStore, type MemoryTable } from './participant-store.ts'
+export {
+  type MemorySagaLog,
+  type MemorySagaLogOptions,
+  MemorySagaStore,
+  memorySagaLog,
+  type SagaLogCall,
+  type SagaLogFault,
+} from './saga-log.ts'

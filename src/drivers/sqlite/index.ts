@@ -1,9 +1,12 @@
-/** `headrace/sqlite`: SQLite files as the databases of an app; locks between the processes of one machine; the fence guard. */
+/** `headrace/sqlite`: SQLite files as the databases of an app; locks and message queues between the processes of one machine; the fence guard. */
 import type { DatabaseHandle } from '../../contracts/database.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
 
 export { sqliteFence, sqliteFenced, type SqliteFenceDatabase, sqliteFenceSql } from './fence.ts'
 export { type SqliteLocksOptions, sqliteLocks } from './lock.ts'
+export { type SqliteSagaLogOptions, sqliteSagaLog, sqliteSagaSql } from './saga-log.ts'
+export { type SqliteQueueOptions, sqliteQueue } from './queue.ts'
+export { type SqliteTransactions, type SqliteTransactionsOptions, sqliteTransactions } from './queue-transact.ts'
 
 export interface SqliteOptions {
   /** Path of the file. Default: `<name>.sqlite` in the data directory of the app. */
