@@ -1,0 +1,393 @@
+/**
+ * Consuming one partition under one lease: take, hand out by key, try again,
+ * bury, acknowledge.
+ *
+ * - Messages of a key are handled one after the other, in order; a message that
+ *   fails is tried again in place, after a pause, and only its key waits.
+ * - What is done is acknowledged up to the first position that is not.
+ * - Past `retries` a message becomes a dead letter, durably, before it is
+ *   acknowledged; its key goes on.
+ * - When the lease is lost, nothing more is started, and nothing acknowledged.
+ *
+ * States: running → stopped (drained: handlers finish, the lease is given back)
+ *                 → lost (handlers are told by their signal).
+ */
+import { type DiagnosticEvents, tell } from '../contracts/diagnostics.ts'
+import { HeadraceError } from '../contracts/errors.ts'
+import type { DeathReason, QueueLease, QueueMessage } from '../contracts/queue.ts'
+import { backoffMs, pause } from '../std/backoff.ts'
+import type { Dispatcher, Startable } from './dispatch.ts'
+import { HandlerCall } from './handler-call.ts'
+import { type Item, KeyLanes, type Taken } from './key-lanes.ts'
+import { type Delivery, readMessage } from './message.ts'
+import type { ConsumerLimits } from './options.ts'
+import { Progress } from './progress.ts'
+import { PrefetchTuner } from './tuning.ts'
+
+export type BatchHandler = (deliveries: readonly Delivery[]) => unknown
+
+/** Counts of a consumer, over all of its partitions. */
+export interface ConsumerCounts {
+  handled: number
+  retried: number
+  dead: number
+  lost: number
+}
+
+export interface RunOptions {
+  readonly topic: string
+  readonly lease: QueueLease
+  readonly limits: ConsumerLimits
+  /** Messages in memory; undefined finds it by measurement. */
+  readonly prefetch: number | undefined
+  readonly handler: BatchHandler
+  readonly dispatcher: Dispatcher
+  readonly counts: ConsumerCounts
+  readonly random: () => number
+}
+
+/** Thrown by a handler when trying again is of no use: the message becomes a dead letter at once. */
+export class Unprocessable extends Error {
+  constructor(message: string, options?: { readonly cause?: unknown }) {
+    super(message, options)
+    this.name = 'Unprocessable'
+  }
+}
+
+/** How long one take waits for messages, in milliseconds; then it is asked again. */
+const takeWaitMs = 5_000
+/** Messages of one take. */
+const takeMessagesMax = 5_000
+
+export class PartitionRun implements Startable {
+  readonly #options: RunOptions
+  readonly #lanes = new KeyLanes()
+  readonly #progress = new Progress()
+  readonly #tuner: PrefetchTuner
+  readonly #stop = new AbortController()
+  readonly #lost = new AbortController()
+  readonly #calls = new Set<Promise<void>>()
+  readonly #timers = new Set<NodeJS.Timeout>()
+  #wake: (() => void) | null = null
+  #acknowledged = 0
+  #acknowledging: Promise<void> | null = null
+
+  constructor(options: RunOptions) {
+    this.#options = options
+    const { limits, prefetch } = options
+    const min = Math.min(limits.prefetchMax, Math.max(limits.concurrency, limits.batch) * 2)
+    this.#tuner = new PrefetchTuner({ min, max: limits.prefetchMax }, prefetch, performance.now())
+    options.lease.lost.addEventListener('abort', () => this.#lose())
+    if (options.lease.lost.aborted) this.#lose()
+  }
+
+  get isLost(): boolean {
+    return this.#lost.signal.aborted
+  }
+
+  get state(): {
+    readonly partition: number
+    readonly epoch: number
+    readonly held: number
+    readonly parked: number
+    readonly prefetch: number
+  } {
+    const { lease } = this.#options
+    return {
+      partition: lease.partition,
+      epoch: lease.epoch,
+      held: this.#lanes.held,
+      parked: this.#lanes.parked,
+      prefetch: this.#tuner.size,
+    }
+  }
+
+  /** Resolves when the lease is lost or `stop` was called, and no handler runs any more. */
+  async run(): Promise<void> {
+    this.#tell('leased', 0, null)
+    const beat = this.#heartbeat()
+    try {
+      await this.#take()
+      for (const timer of this.#timers) clearTimeout(timer)
+      await Promise.all(this.#calls)
+      await this.#acknowledging
+      if (!this.isLost) await this.#options.lease.release().catch(() => {})
+    } finally {
+      clearInterval(beat)
+    }
+  }
+
+  /** Takes and starts nothing more; `run` then ends. */
+  stop(): void {
+    this.#stop.abort()
+    this.#wake?.()
+  }
+
+  /** Tells the handlers that run to give up. */
+  abandon(): void {
+    this.stop()
+    this.#lose()
+  }
+
+  /** Something may go on that was held back by a pause. */
+  nudge(): void {
+    this.#wake?.()
+  }
+
+  start(): boolean {
+    if (this.#over) return false
+    const taken = this.#lanes.take(this.#options.limits.batch)
+    if (taken.length === 0) return false
+    const call = this.#handle(taken).finally(() => {
+      this.#calls.delete(call)
+      this.#options.dispatcher.ended()
+      this.#wake?.()
+    })
+    this.#calls.add(call)
+    return true
+  }
+
+  get #over(): boolean {
+    return this.#stop.signal.aborted || this.isLost
+  }
+
+  async #take(): Promise<void> {
+    const { lease, limits, dispatcher } = this.#options
+    let full = false
+    for (let failures = 0; !this.#over; ) {
+      const room = Math.min(this.#tuner.size - this.#lanes.held, limits.unacknowledgedMax - this.#progress.span, takeMessagesMax)
+      if (room <= 0 || this.#lanes.parked >= limits.parkedMax || dispatcher.paused) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve
+        })
+        this.#wake = null
+        continue
+      }
+      const start = performance.now()
+      try {
+        const messages = await lease.take({
+          messagesMax: room,
+          bytesMax: limits.prefetchBytesMax,
+          waitMs: takeWaitMs,
+          signal: this.#stop.signal,
+        })
+        // Only a take that need not wait for messages tells what a take costs.
+        if (full) this.#tuner.took(performance.now() - start)
+        full = messages.length === room
+        failures = 0
+        this.#admit(messages)
+      } catch (error) {
+        if (!this.#goesOn(error)) return
+        await pause(
+          backoffMs(failures++, limits.retryBaseMs, Math.min(limits.retryMaxMs, limits.leaseTtlMs), this.#options.random),
+          this.#stop.signal,
+        )
+      }
+    }
+  }
+
+  #admit(messages: readonly QueueMessage[]): void {
+    if (messages.length === 0) return
+    for (const message of messages) {
+      const read = readMessage(message)
+      this.#progress.begin(message.position)
+      this.#lanes.push({
+        message,
+        value: 'value' in read ? read.value : undefined,
+        malformed: 'malformed' in read ? read.malformed : null,
+        attempts: 0,
+        alone: false,
+      })
+    }
+    this.#options.dispatcher.ready(this)
+  }
+
+  async #handle(taken: readonly Taken[]): Promise<void> {
+    const items = taken.flatMap((each) => each.items)
+    const [first] = items as [Item]
+    if (first.malformed !== null) return this.#bury(taken, { code: 'message-malformed', message: first.malformed, attempts: 0 })
+    const { limits, lease, topic, counts, random } = this.#options
+    const call = new HandlerCall(limits.handlerTimeoutMs, this.#lost.signal)
+    try {
+      const { group, partition, epoch } = lease
+      await call.run(() => this.#options.handler(items.map((item) => deliver(item, { topic, group, partition, epoch }, call))))
+    } catch (error) {
+      if (this.isLost || !this.#goesOn(error)) return
+      if (items.length > 1) {
+        // One of them is to blame: each is tried alone.
+        for (const item of items) item.alone = true
+        for (const each of taken) this.#lanes.putBack(each)
+        this.#options.dispatcher.ready(this)
+        return
+      }
+      first.attempts += 1
+      const [only] = taken as [Taken]
+      if (error instanceof Unprocessable || first.attempts > limits.retries) return this.#bury(taken, reasonOf(error, first.attempts))
+      // A drain does not wait for retries: the message comes again.
+      if (this.#stop.signal.aborted) return
+      counts.retried += 1
+      this.#tell('retried', 1, reasonOf(error, first.attempts).code)
+      this.#lanes.park(only)
+      const timer = setTimeout(
+        () => {
+          this.#timers.delete(timer)
+          this.#lanes.resume(only)
+          this.#wake?.()
+          this.#options.dispatcher.ready(this)
+        },
+        backoffMs(first.attempts - 1, limits.retryBaseMs, limits.retryMaxMs, random),
+      )
+      this.#timers.add(timer)
+      return
+    }
+    counts.handled += items.length
+    this.#tell('handled', items.length, null, first.message.publishedAt)
+    this.#finish(taken)
+  }
+
+  /** Tries until the letter is durable, or the lease lost. */
+  async #bury(taken: readonly Taken[], reason: DeathReason): Promise<void> {
+    const { lease, limits, counts, random } = this.#options
+    const [{ items }] = taken as [Taken]
+    const [{ message }] = items as [Item]
+    for (let failures = 0; !this.isLost; ) {
+      try {
+        await lease.bury(message, reason)
+        counts.dead += 1
+        this.#tell('dead', 1, reason.code)
+        this.#finish(taken)
+        return
+      } catch (error) {
+        if (!this.#goesOn(error)) return
+        // A drain need not wait for an engine that is away: the message comes again.
+        if (this.#stop.signal.aborted) return
+        await pause(backoffMs(failures++, limits.retryBaseMs, limits.retryMaxMs, random), this.#stop.signal)
+      }
+    }
+  }
+
+  #finish(taken: readonly Taken[]): void {
+    if (this.isLost) return
+    let grown = false
+    let count = 0
+    for (const each of taken) {
+      for (const { message } of each.items) grown = this.#progress.finish(message.position) || grown
+      count += each.items.length
+      this.#lanes.finish(each)
+    }
+    this.#tuner.handled(count, performance.now())
+    if (this.#lanes.hasReady) this.#options.dispatcher.ready(this)
+    if (grown) this.#acknowledging ??= this.#acknowledge()
+  }
+
+  /** One call at a time: what is done meanwhile goes with the next. */
+  async #acknowledge(): Promise<void> {
+    const { lease, limits, random } = this.#options
+    for (let failures = 0; this.#acknowledged < this.#progress.reached && !this.isLost; ) {
+      const position = this.#progress.reached
+      try {
+        await lease.acknowledge(position)
+        this.#acknowledged = position
+        failures = 0
+      } catch (error) {
+        if (!this.#goesOn(error)) break
+        if (this.#stop.signal.aborted && failures > 2) break
+        await pause(backoffMs(failures++, limits.retryBaseMs, limits.retryMaxMs, random))
+      }
+    }
+    this.#acknowledging = null
+  }
+
+  /** False when the error ends the lease. */
+  #goesOn(error: unknown): boolean {
+    if (!HeadraceError.is(error) || !['lease-lost', 'fenced', 'queue-closed'].includes(error.code)) return true
+    this.#lose()
+    return false
+  }
+
+  /**
+   * Extends the lease. When that has not succeeded for as long as the lease
+   * lasts, somebody else may have the partition: stop before harm is done.
+   */
+  #heartbeat(): NodeJS.Timeout {
+    const { lease, limits } = this.#options
+    let last = performance.now()
+    return setInterval(() => {
+      const asked = performance.now()
+      lease.extend().then(
+        (held) => {
+          if (held) last = asked
+          else this.#lose()
+        },
+        (error: unknown) => this.#goesOn(error),
+      )
+      if (asked - last > limits.leaseTtlMs) this.#lose()
+    }, limits.leaseTtlMs / 3)
+  }
+
+  #tell(
+    event: DiagnosticEvents['headrace:queue']['event'],
+    messages: number,
+    code: string | null,
+    publishedAt: number | null = null,
+  ): void {
+    const { topic, lease } = this.#options
+    tell('headrace:queue', () => ({
+      topic,
+      group: lease.group,
+      partition: lease.partition,
+      event,
+      messages,
+      waitMs: publishedAt === null ? null : Math.max(0, Date.now() - publishedAt),
+      code,
+    }))
+  }
+
+  #lose(): void {
+    if (this.isLost) return
+    if (!this.#stop.signal.aborted) {
+      this.#options.counts.lost += 1
+      this.#tell('lost', 0, null)
+    }
+    this.#lost.abort(new HeadraceError('lease-lost', 'The partition of this message was lost: another consumer has it.'))
+    this.#stop.abort()
+    this.#wake?.()
+  }
+}
+
+function deliver(
+  { message, value, attempts }: Item,
+  {
+    topic,
+    group,
+    partition,
+    epoch,
+  }: { readonly topic: string; readonly group: string; readonly partition: number; readonly epoch: number },
+  call: HandlerCall,
+): Delivery {
+  const { position, id, key, headers, body, publishedAt, redriven } = message
+  return {
+    topic,
+    group,
+    partition,
+    position,
+    epoch,
+    id,
+    key,
+    headers,
+    value,
+    body,
+    publishedAt,
+    attempt: attempts + 1,
+    redriven,
+    get signal() {
+      return call.signal
+    },
+  }
+}
+
+function reasonOf(error: unknown, attempts: number): DeathReason {
+  const code = HeadraceError.is(error) ? error.code : error instanceof Unprocessable ? 'unprocessable' : 'handler-failed'
+  const message = error instanceof Error ? error.message : String(error)
+  return { code, message, attempts }
+}
