@@ -7,6 +7,7 @@
 export { type CacheHarness, cacheConformance, type TestRunner } from './cache-conformance.ts'
 export { shifting, zipf, zipfWithScans } from './cache-traces.ts'
 export { type FenceHarness, type FencedRegisters, fenceConformance } from './fence-conformance.ts'
+export { type InboxHarness, inboxConformance } from './inbox-conformance.ts'
 export { type LedgerHarness, type LedgerStore, ledgerConformance, type OpenLedgerOptions } from './ledger-conformance.ts'
 export { type LockHarness, lockConformance } from './lock-conformance.ts'
 export {
@@ -15,5 +16,7 @@ export {
   type ParticipantRunner,
   participantConformance,
 } from './participant-conformance.ts'
+export { type QueueHarness, type QueueRunner, queueConformance } from './queue-conformance.ts'
+export { type SagaLogHarness, type SagaLogRunner, sagaLogConformance } from './saga-log-conformance.ts'
 export * from './servers/index.ts'
 export { TcpProxy } from './tcp-proxy.ts'

@@ -6,7 +6,7 @@
 import { accessSync, constants, readdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
-export type ServerKind = 'redis' | 'postgres' | 'mariadb' | 'memcached'
+export type ServerKind = 'redis' | 'postgres' | 'mariadb' | 'memcached' | 'rabbitmq'
 
 interface Program {
   readonly programs: readonly string[]
@@ -18,6 +18,7 @@ const table: Readonly<Record<ServerKind, Program>> = {
   postgres: { programs: ['postgres', 'initdb'], debianPackage: 'postgresql' },
   mariadb: { programs: ['mariadbd', 'mariadb-install-db'], debianPackage: 'mariadb-server' },
   memcached: { programs: ['memcached'], debianPackage: 'memcached' },
+  rabbitmq: { programs: ['rabbitmq-server', 'rabbitmqctl', 'epmd'], debianPackage: 'rabbitmq-server' },
 }
 
 /**

@@ -54,6 +54,8 @@ export interface ServerSpec {
   readonly readyLine: RegExp | null
   answers?(port: number): Promise<boolean>
   readonly stopSignal: 'SIGTERM' | 'SIGINT'
+  /** Longest time until it is ready, in milliseconds. Default: 30000. */
+  readonly startTimeoutMs?: number
   url(port: number): string
 }
 
@@ -146,10 +148,11 @@ class ServerProcess implements Server {
       child.stderr?.on('data', read)
       if (this.#spec.readyLine === null) void this.#untilItAnswers(child).then(resolve)
     })
+    const timeoutMs = this.#spec.startTimeoutMs ?? startTimeoutMs
     await bounded(
       Promise.race([ready, failed]),
-      startTimeoutMs,
-      () => `${this.#spec.name} was not ready after ${startTimeoutMs} ms:\n${this.#output}`,
+      timeoutMs,
+      () => `${this.#spec.name} was not ready after ${timeoutMs} ms:\n${this.#output}`,
     )
   }
 

@@ -2,11 +2,21 @@ import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { connect } from 'node:net'
+import amqp from 'amqplib'
 import { Redis } from 'ioredis'
 import mysql from 'mysql2/promise'
 import pg from 'pg'
 import { describe, expect, it } from 'vitest'
-import { type Server, type ServerKind, serverMissing, startMariadb, startMemcached, startPostgres, startRedis } from './index.ts'
+import {
+  type Server,
+  type ServerKind,
+  serverMissing,
+  startMariadb,
+  startMemcached,
+  startPostgres,
+  startRabbitmq,
+  startRedis,
+} from './index.ts'
 
 /** One round trip that proves that the server answers. */
 const ask: Record<ServerKind, (server: Server) => Promise<string>> = {
@@ -32,6 +42,12 @@ const ask: Record<ServerKind, (server: Server) => Promise<string>> = {
     await client.end()
     return (rows as { name: string }[])[0]?.name ?? ''
   },
+  async rabbitmq(server) {
+    const connection = await amqp.connect(server.url)
+    const { version } = connection.connection.serverProperties
+    await connection.close()
+    return version
+  },
   async memcached(server) {
     const socket = connect(server.port, server.host)
     socket.write('version\r\n')
@@ -46,12 +62,13 @@ const start: Record<ServerKind, () => Promise<Server>> = {
   postgres: startPostgres,
   mariadb: startMariadb,
   memcached: startMemcached,
+  rabbitmq: startRabbitmq,
 }
 
-for (const kind of ['redis', 'postgres', 'mariadb', 'memcached'] as const) {
+for (const kind of ['redis', 'postgres', 'mariadb', 'memcached', 'rabbitmq'] as const) {
   const missing = serverMissing(kind)
   describe.skipIf(missing !== null)(`the test server ${kind}${missing === null ? '' : ` (${missing})`}`, () => {
-    it('answers, survives a pause, a kill and a restart, and leaves nothing behind', { timeout: 60_000 }, async () => {
+    it('answers, survives a pause, a kill and a restart, and leaves nothing behind', { timeout: 120_000 }, async () => {
       const server = await start[kind]()
       expect(await ask[kind](server)).not.toBe('')
       server.pause()
