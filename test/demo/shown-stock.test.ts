@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { type App, defineApp } from 'headrace'
+import { type App, defineApp } from '../../src/index.ts'
 import { afterEach, describe, expect, it } from 'vitest'
 import { createRandom } from '../../src/std/random.ts'
 import { buy, putStock, putWallet, stockLeft } from '../../examples/flash-sale/app.ts'
