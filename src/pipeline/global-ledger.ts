@@ -90,7 +90,8 @@ export function claimOf(app: string): string {
 async function takeOver(coordinator: Coordinator, inner: DecidingLedger, options: LedgerOptions): Promise<readonly Fence[]> {
   const startedAt = performance.now()
   const { deployment, participants } = coordinator.site
-  const fences: Fence[] = [{ deployment, partition: 0, epoch: inner.epoch }]
+  // One for each batch at once: some engines let only one branch hold a fence.
+  const fences = Array.from({ length: options.lanes }, (_, partition): Fence => ({ deployment, partition, epoch: inner.epoch }))
   const refused = new AbortController()
   const patient = <T>(call: () => Promise<T>): Promise<T> => untilItAnswers(call, startedAt + options.databaseWaitMs, refused.signal)
   try {
@@ -152,7 +153,8 @@ class GlobalLedger implements Ledger {
   readonly partitions: number
   readonly #inner: DecidingLedger
   readonly #coordinator: Coordinator
-  readonly #fences: readonly Fence[]
+  /** Those that no batch holds. */
+  readonly #fences: Fence[]
   /** Decided batches that a database may not show yet, by its name. */
   readonly #unshown = new Map<string, number>()
 
@@ -161,7 +163,7 @@ class GlobalLedger implements Ledger {
     this.partitions = inner.partitions
     this.#inner = inner
     this.#coordinator = coordinator
-    this.#fences = fences
+    this.#fences = [...fences]
   }
 
   async begin(databases: readonly string[], ids: BatchIds): Promise<Transaction> {
@@ -171,11 +173,22 @@ class GlobalLedger implements Ledger {
     if (remote.length === 0) return this.#inner.begin(files, ids)
     // A handler reads, too, and would decide by what is old.
     for (const name of remote) this.#mustShow(name)
-    const global = await this.#coordinator.begin({ databases: remote, fences: this.#fences })
+    const fence = this.#fences.shift()
+    if (fence === undefined) throw new HeadraceError('internal', 'More batches are applied at once than there are lanes.')
+    const over = (): void => void this.#fences.push(fence)
     try {
-      return new WideTransaction(await this.#inner.begin(files, ids), global, participants, (names, shown) => this.#hide(names, shown))
+      const global = await this.#coordinator.begin({ databases: remote, fences: [fence] })
+      try {
+        return new WideTransaction(await this.#inner.begin(files, ids), global, participants, {
+          over,
+          hide: (names, shown) => this.#hide(names, shown),
+        })
+      } catch (error) {
+        await global.abort(error)
+        throw error
+      }
     } catch (error) {
-      await global.abort(error)
+      over()
       throw error
     }
   }
@@ -268,26 +281,30 @@ class GlobalLedger implements Ledger {
   }
 }
 
+/** What a transaction tells its ledger. */
+interface Ends {
+  /** It holds its fence no more; called once. */
+  over(): void
+  /** Databases that do not show it before `shown` resolves. */
+  hide(names: readonly string[], shown: Promise<unknown>): void
+}
+
 class WideTransaction implements Transaction {
   readonly known: Transaction['known']
   readonly queued: Transaction['queued']
   readonly #inner: Transaction
   readonly #global: GlobalTransaction
   readonly #remote: ReadonlyMap<string, Participant>
-  readonly #hide: (names: readonly string[], shown: Promise<unknown>) => void
+  readonly #ends: Ends
+  #over = false
 
-  constructor(
-    inner: Transaction,
-    global: GlobalTransaction,
-    remote: ReadonlyMap<string, Participant>,
-    hide: (names: readonly string[], shown: Promise<unknown>) => void,
-  ) {
+  constructor(inner: Transaction, global: GlobalTransaction, remote: ReadonlyMap<string, Participant>, ends: Ends) {
     this.known = inner.known
     this.queued = inner.queued
     this.#inner = inner
     this.#global = global
     this.#remote = remote
-    this.#hide = hide
+    this.#ends = ends
   }
 
   database(name: string): Database {
@@ -340,19 +357,30 @@ class WideTransaction implements Transaction {
     }
     try {
       const { decided, finished, finishing, plan } = await this.#global.commit({ decide })
-      if (!finished) this.#hide(plan.prepare, finishing)
+      if (!finished) this.#ends.hide(plan.prepare, finishing)
       // Decided, though the journal could not say so in time: the batch is tried again, and found decided.
       if (decided === undefined) throw refused
       return decided
     } catch (error) {
       await this.#inner.abort().catch(() => undefined)
       throw refused ?? (isTimeout(error) ? away(error) : error)
+    } finally {
+      this.#end()
     }
   }
 
   async abort(): Promise<void> {
-    await this.#global.abort()
-    await this.#inner.abort()
+    try {
+      await this.#global.abort()
+      await this.#inner.abort()
+    } finally {
+      this.#end()
+    }
+  }
+
+  #end(): void {
+    if (!this.#over) this.#ends.over()
+    this.#over = true
   }
 }
 

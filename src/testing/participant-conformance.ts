@@ -689,19 +689,6 @@ export function participantConformance(runner: ParticipantRunner, engine: string
       await one.raise([])
     })
 
-    promise('let branches of one partition go on side by side', ['concurrency'], async (open) => {
-      const one = await open()
-      const deployment = newGid()
-      await one.raise([fence(1, 0, deployment)])
-      const branches: Branch[] = []
-      for (let n = 0; n < 3; n++) {
-        const branch = await begin(one, newGid(), { fences: [fence(1, 0, deployment)] })
-        await branch.database.insertMany('item', [item(newId(), n)])
-        branches.push(branch)
-      }
-      for (const branch of branches) await branch.commit()
-    })
-
     promise('wait, when raised, for a branch that holds them', ['concurrency'], async (open) => {
       const [one, other] = [await open(), await open()]
       const deployment = newGid()

@@ -6,6 +6,8 @@ import type { Quote } from './statement.ts'
 
 /** Fences that one statement takes. */
 const fencesMax = 10_000
+/** With the name of a handle, which has at most 32, it fits in its column. */
+const deploymentBytesMax = 200
 
 export function checkGid(gid: string): void {
   if (typeof gid !== 'string' || !gidPattern.test(gid))
@@ -59,53 +61,50 @@ function checkFences(fences: readonly Fence[]): void {
       partition < 0 ||
       !Number.isSafeInteger(epoch) ||
       epoch < 0 ||
-      Buffer.byteLength(deployment) > 255
+      Buffer.byteLength(deployment) > deploymentBytesMax
     )
       throw new HeadraceError(
         'option-invalid',
-        `A fence needs a partition and an epoch that are whole numbers from 0, and a deployment of at most 255 bytes.`,
+        `A fence needs a partition and an epoch that are whole numbers from 0, and a deployment of at most ${deploymentBytesMax} bytes.`,
       )
   }
 }
 
 /**
- * `raise` raises the epochs and keeps their rows to itself; a row with a higher
- * epoch stays as it is. `hold` reads them, and keeps them from being raised
- * until the transaction ends: branches hold them side by side. A row that is
- * missing must not be held: that locks the gap, and two first writers would
- * block each other. In order of key, so that two do not wait for each other.
+ * Raises the epochs and keeps their rows; then reads what they are. Each handle
+ * has rows of its own: the branches that one transaction has in one database
+ * must not wait for each other. The rows are kept exclusively, since MariaDB
+ * gives shared locks back when a branch is prepared. The insert
+ * comes first: reading a row that is missing would lock the gap, and two first
+ * writers would block each other. A row with a higher epoch stays as it is. In
+ * order of key, so that two branches do not wait for each other.
  */
-export function fenceStatements(fences: readonly Fence[], quote: Quote): { readonly raise: string; readonly hold: string } {
-  checkFences(fences)
+export function fenceStatements(given: readonly Fence[], name: string, quote: Quote): [raise: string, read: string] {
+  checkFences(given)
+  const fences = given.map((fence) => ({ ...fence, deployment: ownerOf(fence, name) }))
   const sorted = fences
     .map((fence) => ({ fence, key: `${fence.deployment}\0${String(fence.partition).padStart(10, '0')}` }))
     .sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0))
     .map(({ fence }) => fence)
-  return {
-    raise: `insert into headrace_partition (deployment, \`partition\`, epoch) values ${sorted
+  return [
+    `insert into headrace_partition (deployment, \`partition\`, epoch) values ${sorted
       .map((fence) => `(${partitionLiteral(fence, quote)}, ${fence.epoch})`)
       .join(', ')} on duplicate key update epoch = greatest(epoch, values(epoch))`,
-    hold: `select convert(deployment using utf8mb4) as deployment, \`partition\` as part, epoch from headrace_partition where (deployment, \`partition\`) in (${sorted
+    `select convert(deployment using utf8mb4) as deployment, \`partition\` as part, epoch from headrace_partition where (deployment, \`partition\`) in (${sorted
       .map((fence) => `(${partitionLiteral(fence, quote)})`)
-      .join(', ')}) lock in share mode`,
-  }
+      .join(', ')})`,
+  ]
 }
 
-/** Whether every fence is there, and none of them was raised above what is asked, or is below it. */
-export function standAsAsked(fences: readonly Fence[], rows: readonly Row[]): boolean {
-  const seen = epochsIn(rows)
-  return fences.every(({ deployment, partition, epoch }) => seen.get(`${deployment}\0${partition}`) === epoch)
-}
-
-function epochsIn(rows: readonly Row[]): Map<string, number> {
-  return new Map(rows.map((row) => [`${String(row['deployment'])}\0${String(row['part'])}`, Number(row['epoch'])]))
-}
+/** As it stands in the table. */
+const ownerOf = ({ deployment }: Fence, name: string): string => `${deployment}/${name}`
 
 /** Throws 'fenced' when a higher epoch was seen than one of these. */
 export function checkEpochs(fences: readonly Fence[], rows: readonly Row[], name: string): void {
-  const seen = epochsIn(rows)
-  for (const { deployment, partition, epoch } of fences) {
-    const highest = seen.get(`${deployment}\0${partition}`)
+  const seen = new Map(rows.map((row) => [`${String(row['deployment'])}\0${String(row['part'])}`, Number(row['epoch'])]))
+  for (const fence of fences) {
+    const { deployment, partition, epoch } = fence
+    const highest = seen.get(`${ownerOf(fence, name)}\0${partition}`)
     if (highest === epoch) continue
     throw new HeadraceError(
       'fenced',

@@ -17,7 +17,7 @@ import { readDatabase } from './database.ts'
 import type { MysqlDriver } from './driver.ts'
 import type { ErrorContext } from './errors.ts'
 import { migrateDatabase, migrationText } from './migrate.ts'
-import { checkEpochs, checkGid, decisionColumns, decisionInsert, decisionOf, fenceStatements, standAsAsked, xidOf } from './own-tables.ts'
+import { checkEpochs, checkGid, decisionColumns, decisionInsert, decisionOf, fenceStatements, xidOf } from './own-tables.ts'
 import { PreparedBranches } from './prepared.ts'
 import { rowsOf } from './rows.ts'
 import type { Session } from './session.ts'
@@ -97,18 +97,6 @@ export class MysqlParticipant implements Participant {
     if (!Number.isSafeInteger(statementTimeoutMs) || statementTimeoutMs < 1)
       throw new HeadraceError('option-invalid', `statementTimeoutMs must be a whole number from 1, not ${String(statementTimeoutMs)}.`)
     if (signal?.aborted === true) throw new HeadraceError('wait-aborted', `The caller ended the transaction ${gid} before it began.`)
-    const begun = await this.#begin(start, statementTimeoutMs)
-    if (begun !== null) return begun
-    // Raised apart: a branch that raises would keep the others of its partition waiting to its end.
-    await this.raise(fences)
-    const again = await this.#begin(start, statementTimeoutMs)
-    if (again === null) throw new HeadraceError('sql-conflict', `The epochs of ${gid} in MySQL '${this.name}' were changed meanwhile.`)
-    return again
-  }
-
-  /** Null when its fences are not there yet, or lower than asked: then nothing is begun. */
-  async #begin(start: BranchStart, statementTimeoutMs: number): Promise<Branch | null> {
-    const { gid, fences = [], signal } = start
     // A lock is waited for a little shorter than the whole statement may take, where seconds are fine enough.
     const lockWaitS = Math.max(1, Math.ceil(statementTimeoutMs / 1_000) - 1)
     const session = await this.#branches.acquire(Math.max(statementTimeoutMs, this.#options.connectTimeoutMs), lockWaitS)
@@ -119,11 +107,8 @@ export class MysqlParticipant implements Participant {
       const options = { timeoutMs: statementTimeoutMs, signal, own: true, shape: 'the begin of a branch' }
       if (fences.length === 0) await session.run(xaStart, options)
       else {
-        const results = await runAll(session, [xaStart, fenceStatements(fences, this.#quote).hold], this.#several, options)
-        if (!standAsAsked(fences, rowsOf(results.at(-1)))) {
-          await branch.abort()
-          return null
-        }
+        const results = await runAll(session, [xaStart, ...fenceStatements(fences, this.name, this.#quote)], this.#several, options)
+        checkEpochs(fences, rowsOf(results.at(-1)), this.name)
       }
     } catch (error) {
       // One that was in a transaction already, or in a branch, is not ours to use.
@@ -197,13 +182,13 @@ export class MysqlParticipant implements Participant {
 
   async raise(fences: readonly Fence[]): Promise<void> {
     if (fences.length === 0) return
-    const { raise, hold } = fenceStatements(fences, this.#quote)
+    const [raise, read] = fenceStatements(fences, this.name, this.#quote)
     await this.#asideOf(async (session) => {
       const options = { timeoutMs: this.#options.statementTimeoutMs, own: true, shape: 'raising epochs' }
       try {
         await session.run('start transaction', options)
         await session.run(raise, options)
-        const [seen] = await session.run(hold, options)
+        const [seen] = await session.run(read, options)
         checkEpochs(fences, rowsOf(seen), this.name)
         await session.run('commit', { ...options, interruptible: false })
       } catch (error) {
