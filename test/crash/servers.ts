@@ -174,7 +174,8 @@ export async function leftOnServers(places: Places, readJournal: ReadJournal): P
       if (!gid.startsWith('claim_')) broken(`${where} has a decision, though the journal decides: ${gid}`)
     const partitions = await readServer<{ epoch: number | string }>(
       url,
-      `select epoch from headrace_partition where deployment = '${deployment}'`,
+      // In MySQL each handle has rows of its own.
+      `select epoch from headrace_partition where deployment = '${deployment}' or deployment like '${deployment}/%'`,
     )
     for (const each of partitions)
       if (Number(each.epoch) !== epoch)
