@@ -6,7 +6,7 @@
  * about, since nobody else would ever end it.
  */
 import type { Participant, ParticipantHandle } from '../contracts/participant.ts'
-import { claimOf } from '../pipeline/global-ledger.ts'
+import { claimOf } from '../pipeline/take-over.ts'
 import { confirmed } from './confirm.ts'
 import { CliError, exitCodes } from './exit.ts'
 import { chosenOf, givenDatabases } from './participants.ts'

@@ -8,7 +8,7 @@ import type { Decision } from '../contracts/participant.ts'
 import { pause } from '../std/backoff.ts'
 import { deferred } from '../std/deferred.ts'
 import { codeOf } from '../testing/ledger-harness.ts'
-import { deploymentOf } from './global-ledger.ts'
+import { deploymentOf } from './take-over.ts'
 
 describe.concurrent('a start after a crash', () => {
   test('undoes what was prepared and not decided, and decides so first', async () => {

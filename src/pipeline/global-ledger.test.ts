@@ -18,7 +18,7 @@ import type { DecidingLedger, Ledger } from '../contracts/ledger.ts'
 import type { Branch, Participant } from '../contracts/participant.ts'
 import type { MemoryFault } from '../drivers/memory/index.ts'
 import { codeOf, none } from '../testing/ledger-harness.ts'
-import { claimOf } from './global-ledger.ts'
+import { claimOf } from './take-over.ts'
 
 describe.concurrent('a commit over files and servers', () => {
   test('is true in all of them, and nothing is kept about it', async () => {

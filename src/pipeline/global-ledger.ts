@@ -22,20 +22,18 @@
  *   was lost, knows nothing of what is decided, and is refused.
  */
 import type { Database, DatabaseHandle, ReadDatabase } from '../contracts/database.ts'
-import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { BatchIds, CommitRecord, DecidingLedger, Ledger, LedgerOptions, Transaction } from '../contracts/ledger.ts'
 import type { Fence, Participant, ParticipantHandle } from '../contracts/participant.ts'
-import { backoffMs, pause } from '../std/backoff.ts'
-import { type Coordinator, createCoordinator, type GlobalTransaction, homeTag } from '../transaction/index.ts'
+import { type Coordinator, createCoordinator, type GlobalTransaction } from '../transaction/index.ts'
+import { deploymentOf, takeOver } from './take-over.ts'
 
 /** Longest time of a batch until it is decided; what ends it sooner are the bounds of its handlers and statements. */
 const batchTimeoutMs = 3_600_000
 /** Connections of each database beside those of the lanes: phase 2 and recovery. */
 const connectionsBeside = 4
-/** First and longest pause before a database that is away at the start is asked again, in milliseconds. */
-const askBaseMs = 50
-const askMaxMs = 1_000
+/** What a caller is asked to wait before the next try, while a database is away, in milliseconds. */
+const awayRetryMs = 1_000
 
 /** Opens the inner ledger alone when no database is on a server. */
 export async function openGlobalLedger(
@@ -71,81 +69,6 @@ export async function openGlobalLedger(
 
 function isOnServer(handle: DatabaseHandle): handle is ParticipantHandle {
   return 'connect' in handle
-}
-
-/** As it stands in gids: short, and as unique as the identity of the journal. */
-export function deploymentOf(identity: string): string {
-  return `j${BigInt(`0x${identity.replaceAll('-', '')}`)
-    .toString(36)
-    .padStart(11, '0')
-    .slice(-11)}`
-}
-
-/** The name of the row that says whose a database is. */
-export function claimOf(app: string): string {
-  return `claim_${homeTag(app)}`
-}
-
-/** Makes the databases ours, ends what earlier starts left in doubt, and shuts their last statements out. */
-async function takeOver(coordinator: Coordinator, inner: DecidingLedger, options: LedgerOptions): Promise<readonly Fence[]> {
-  const startedAt = performance.now()
-  const { deployment, participants } = coordinator.site
-  // One for each batch at once: some engines let only one branch hold a fence.
-  const fences = Array.from({ length: options.lanes }, (_, partition): Fence => ({ deployment, partition, epoch: inner.epoch }))
-  const refused = new AbortController()
-  const patient = <T>(call: () => Promise<T>): Promise<T> => untilItAnswers(call, startedAt + options.databaseWaitMs, refused.signal)
-  try {
-    await Promise.all([...participants.values()].map((participant) => patient(() => claim(participant, options, deployment))))
-    await patient(async () => {
-      const { away, waiting } = await coordinator.recover()
-      const [why] = Object.values(away)
-      if (why !== undefined) throw why
-      if (waiting.length > 0)
-        throw new HeadraceError(
-          'engine-unavailable',
-          `${waiting.length} transactions of an earlier start are in doubt still: ${waiting[0]}.`,
-        )
-    })
-    await Promise.all([...participants.values()].map((participant) => patient(() => participant.raise(fences))))
-    return fences
-  } catch (error) {
-    refused.abort()
-    throw error
-  }
-}
-
-async function claim(participant: Participant, options: LedgerOptions, deployment: string): Promise<void> {
-  const { name } = participant
-  const [owner] = (await participant.decideAbort(claimOf(options.app), [deployment])).participants
-  if (owner !== deployment) {
-    throw new HeadraceError(
-      'database-claimed',
-      `Database '${name}' belongs to another data directory of the app '${options.app}' (journal ${owner}); ${options.dataDir} has journal ${deployment}. Start on the other data directory, or, if that is gone for good, release the database with headrace migrate --release.`,
-      { details: { database: name, owner, journal: deployment } },
-    )
-  }
-  const findings = (await participant.check()).filter(({ level }) => level !== 'ok')
-  for (const { level, message, remedy = '' } of findings) {
-    const text = `Database '${name}': ${message} ${remedy}`.trimEnd()
-    if (level === 'error') {
-      // It may have gone away since it was claimed: then this throws so, and it is asked again.
-      await participant.decision(claimOf(options.app))
-      throw new HeadraceError('database-unfit', text, { details: { database: name } })
-    }
-    tell('headrace:notice', () => ({ app: options.app, level: 'warn', message: text }))
-  }
-}
-
-async function untilItAnswers<T>(call: () => Promise<T>, deadline: number, given: AbortSignal): Promise<T> {
-  for (let attempt = 0; ; attempt += 1) {
-    try {
-      return await call()
-    } catch (error) {
-      const hopeless = !HeadraceError.is(error) || !error.retryable || error.code === 'fenced'
-      if (hopeless || performance.now() >= deadline || given.aborted) throw error
-      await pause(backoffMs(attempt, askBaseMs, askMaxMs), given)
-    }
-  }
 }
 
 class GlobalLedger implements Ledger {
@@ -276,7 +199,7 @@ class GlobalLedger implements Ledger {
     throw new HeadraceError(
       'engine-unavailable',
       `Database '${name}' does not show yet what was committed: it was away when a batch was decided. Ask again later.`,
-      { retryAfterMs: askMaxMs, details: { database: name } },
+      { retryAfterMs: awayRetryMs, details: { database: name } },
     )
   }
 }
@@ -409,7 +332,7 @@ function isTimeout(error: unknown): error is HeadraceError {
 }
 
 function away(error: HeadraceError): HeadraceError {
-  return new HeadraceError('engine-unavailable', error.message, { retryAfterMs: askMaxMs, cause: error })
+  return new HeadraceError('engine-unavailable', error.message, { retryAfterMs: awayRetryMs, cause: error })
 }
 
 /** Whether a commit of the journal that failed so may be on disk all the same. */

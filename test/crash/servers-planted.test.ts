@@ -81,7 +81,7 @@ const faults: readonly Fault[] = [
   },
   {
     fault: 'a start does not raise the epochs',
-    replacements: [{ file: 'pipeline/global-ledger.js', from: 'patient(() => participant.raise(fences))', to: 'fences' }],
+    replacements: [{ file: 'pipeline/take-over.js', from: 'patient(() => participant.raise(fences))', to: 'fences' }],
     crashAt: { name: 'acknowledge.before', visit: 1000 },
     finding: /^4 only the owner commits: /,
   },

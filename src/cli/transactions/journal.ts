@@ -13,7 +13,7 @@ import type { DatabaseHandle } from '../../contracts/database.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
 import type { Decision, DecisionLog } from '../../contracts/participant.ts'
 import type { App } from '../../pipeline/app-contract.ts'
-import { deploymentOf } from '../../pipeline/global-ledger.ts'
+import { deploymentOf } from '../../pipeline/take-over.ts'
 import { CliError, exitCodes } from '../exit.ts'
 
 export interface JournalHome {
