@@ -2,20 +2,13 @@
  * The options of the cache: one definition that gives type, default, bounds and
  * documentation. Unknown names are refused with the nearest known one.
  */
+import { type NumberOption, numberOption as whole } from '../contracts/bounds.ts'
 import type { CacheBus, CacheStore } from '../contracts/cache.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import { nearest } from '../std/nearest.ts'
+import { nearest } from '../contracts/nearest.ts'
 import type { Serializer } from './serializer.ts'
 
-interface NumberOption {
-  readonly default: number
-  readonly min: number
-  readonly max: number
-  readonly about: string
-}
-
 const yearMs = 365 * 24 * 3_600_000
-const whole = (defaultValue: number, min: number, max: number, about: string): NumberOption => ({ default: defaultValue, min, max, about })
 
 /** What one get may say, and a namespace may say for all of its gets. */
 export const getTable = Object.freeze({

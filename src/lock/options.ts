@@ -2,7 +2,7 @@
 import { checkWhole } from '../contracts/bounds.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { lockKeyBytesMax, tokenFloorMax, ttlMsMax, ttlMsMin, waitMsMax } from '../contracts/lock.ts'
-import { nearest } from '../std/nearest.ts'
+import { nearest } from '../contracts/nearest.ts'
 import type { LockClock } from './clock.ts'
 
 /** Keys in one lease. */

@@ -2,17 +2,9 @@
  * The options of an app: one definition that gives type, default, bounds,
  * environment variable, flag and documentation.
  */
+import { numberOption as number } from '../contracts/bounds.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import { nearest } from '../std/nearest.ts'
-
-interface NumberOption {
-  readonly default: number
-  readonly min: number
-  readonly max: number
-  readonly about: string
-}
-
-const number = (defaultValue: number, min: number, max: number, about: string): NumberOption => ({ default: defaultValue, min, max, about })
+import { nearest } from '../contracts/nearest.ts'
 
 /** Every limit of the write path, with its unit in its name. */
 export const limitTable = Object.freeze({

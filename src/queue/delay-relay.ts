@@ -9,7 +9,7 @@
 import { HeadraceError } from '../contracts/errors.ts'
 import type { NewMessage, QueueEngine, QueueTopic } from '../contracts/queue.ts'
 import { Consumption } from './consumption.ts'
-import { checkLimits, consumerLimitTable } from './options.ts'
+import { checkConsumerLimits, consumerLimitTable } from './options.ts'
 import type { Delivery } from './message.ts'
 import type { Published } from './producer.ts'
 
@@ -37,7 +37,7 @@ export class DelayRelay {
     if (this.#topics.has(name)) return
     const topic = await this.#companion.declare({ name, partitions, messagesMax, groups: [relayGroup] })
     this.#topics.set(name, topic)
-    const limits = checkLimits(consumerLimitTable, { concurrency: forwardsMax, retries: consumerLimitTable.retries.max })
+    const limits = checkConsumerLimits({ concurrency: forwardsMax, retries: consumerLimitTable.retries.max })
     this.#running.add(
       new Consumption({
         topic,

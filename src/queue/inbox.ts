@@ -25,7 +25,7 @@ import type { Database, Row, SqlValue } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { FencedError } from '../contracts/lock.ts'
 import type { Delivery } from './message.ts'
-import { checkNames } from './options.ts'
+import { checkNames } from '../contracts/bounds.ts'
 
 /** Runs `run` in one transaction of the database, and commits it; rolls back and rejects when it throws. */
 export type Transact = <T>(run: (database: Database) => Promise<T>) => Promise<T>

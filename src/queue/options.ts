@@ -1,17 +1,7 @@
 /** The options of a queue: every bound, with its unit in its name, and the check of them. */
-import { checkWhole } from '../contracts/bounds.ts'
+import { checkBounds, checkOrder, numberOption as number } from '../contracts/bounds.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { groupsLimit, leaseTtlMsMax, leaseTtlMsMin, messageBytesLimit } from '../contracts/queue.ts'
-import { nearest } from '../std/nearest.ts'
-
-interface NumberOption {
-  readonly default: number
-  readonly min: number
-  readonly max: number
-  readonly about: string
-}
-
-const number = (defaultValue: number, min: number, max: number, about: string): NumberOption => ({ default: defaultValue, min, max, about })
 
 const hour = 3_600_000
 
@@ -58,34 +48,16 @@ export const topicLimitTable = Object.freeze({
 export type QueueLimits = { readonly [K in keyof typeof queueLimitTable]: number }
 export type ConsumerLimits = { readonly [K in keyof typeof consumerLimitTable]: number }
 
-/** Refuses a name that is not known, with the nearest one that is. */
-export function checkNames(owner: string, given: object, known: readonly string[]): void {
-  for (const name of Object.keys(given)) {
-    if (known.includes(name)) continue
-    const proposal = nearest(name, known)
-    throw new HeadraceError(
-      'option-unknown',
-      `${owner} has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`,
-      { details: { option: name } },
-    )
-  }
+export function checkQueueLimits(given: Partial<QueueLimits>): QueueLimits {
+  const limits = checkBounds(queueLimitTable, given)
+  checkOrder(limits, 'retryBaseMs', 'retryMaxMs')
+  return limits
 }
 
-export function checkLimits<Name extends string>(
-  table: { readonly [K in Name]: NumberOption },
-  given: { readonly [K in NoInfer<Name>]?: number | undefined },
-): { readonly [K in Name]: number } {
-  const limits = {} as Record<Name, number>
-  for (const name of Object.keys(table) as Name[]) {
-    const { default: defaultValue, min, max } = table[name]
-    const value = given[name] ?? defaultValue
-    checkWhole(name, value, min, max)
-    limits[name] = value
-  }
-  const { retryBaseMs, retryMaxMs } = limits as { readonly retryBaseMs?: number; readonly retryMaxMs?: number }
-  if (retryBaseMs !== undefined && retryMaxMs !== undefined && retryBaseMs > retryMaxMs)
-    throw new HeadraceError('option-invalid', `retryMaxMs (${retryMaxMs}) must be at least retryBaseMs (${retryBaseMs}).`)
-  return Object.freeze(limits)
+export function checkConsumerLimits(given: Partial<ConsumerLimits>): ConsumerLimits {
+  const limits = checkBounds(consumerLimitTable, given)
+  checkOrder(limits, 'retryBaseMs', 'retryMaxMs')
+  return limits
 }
 
 export function checkGroups(name: string, groups: readonly string[]): void {

@@ -15,7 +15,7 @@
  *
  * A delayed message waits here until it is due.
  */
-import { checkWhole } from '../contracts/bounds.ts'
+import { checkNames, checkWhole } from '../contracts/bounds.ts'
 import type { Database, Row, SqlValue } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { MessageHeaders, QueueEngine, QueueTopic } from '../contracts/queue.ts'
@@ -23,7 +23,7 @@ import { backoffMs, pause } from '../std/backoff.ts'
 import { clientName } from '../std/client-name.ts'
 import type { InboxEngine, Transact } from './inbox.ts'
 import { newMessage, type PublishOptions } from './message.ts'
-import { checkNames, queueLimitTable } from './options.ts'
+import { queueLimitTable } from './options.ts'
 import { partitionOf } from './partition.ts'
 
 export interface OutboxMessage extends Omit<PublishOptions, 'signal'> {

@@ -13,13 +13,14 @@ import {
   type QueueMessage,
   type QueueTopic,
 } from '../contracts/queue.ts'
+import { checkBounds, checkNames } from '../contracts/bounds.ts'
 import { Consumption, type PartitionLocks } from './consumption.ts'
 import { DelayRelay } from './delay-relay.ts'
 import { type Delivery, newMessage, type PublishOptions } from './message.ts'
 import {
+  checkConsumerLimits,
   checkGroups,
-  checkLimits,
-  checkNames,
+  checkQueueLimits,
   type ConsumerLimits,
   consumerLimitTable,
   type QueueLimits,
@@ -138,7 +139,7 @@ class MessageQueue implements Queue {
     const { onFull = 'refuse', companion, engine } = options
     if (onFull !== 'refuse' && onFull !== 'wait') throw new HeadraceError('option-invalid', "onFull must be 'refuse' or 'wait'.")
     this.#options = options
-    this.#limits = checkLimits(queueLimitTable, options)
+    this.#limits = checkQueueLimits(options)
     this.#onFull = onFull
     this.engine = engine
     if (companion !== undefined && companion.capabilities.delays !== true)
@@ -166,7 +167,7 @@ class MessageQueue implements Queue {
     this.#checkOpen()
     checkNames(`The topic '${name}'`, options, declareNames)
     const { groups = [standardGroup] } = options
-    const { partitions, messagesMax } = checkLimits(topicLimitTable, options)
+    const { partitions, messagesMax } = checkBounds(topicLimitTable, options)
     checkGroups(name, groups)
     const topic = await this.engine.declare({ name, partitions, groups, messagesMax })
     await this.#delays?.declare(name, partitions, messagesMax)
@@ -219,8 +220,8 @@ class MessageQueue implements Queue {
     checkNames('run', options, runNames)
     const { group = standardGroup, prefetch } = options
     checkQueueName('group', group)
-    const limits = checkLimits(consumerLimitTable, options)
-    if (prefetch !== undefined) checkLimits({ prefetch: consumerLimitTable.prefetchMax }, { prefetch })
+    const limits = checkConsumerLimits(options)
+    if (prefetch !== undefined) checkBounds({ prefetch: consumerLimitTable.prefetchMax }, { prefetch })
     const { topic } = await this.#known(name)
     // Says now what the loops would only find out later.
     if (!(await topic.groups()).includes(group)) throw groupUnknown(name, group)

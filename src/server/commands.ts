@@ -9,7 +9,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { Outcome } from '../pipeline/app-contract.ts'
-import { nearest } from '../std/nearest.ts'
+import { nearest } from '../contracts/nearest.ts'
 import { outcomePath, outcomeReply, pendingReply } from './answers.ts'
 import { answerBulk, LineBody } from './bulk.ts'
 import type { Edge } from './edge.ts'

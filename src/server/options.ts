@@ -5,17 +5,9 @@
  * `edgeTable` holds what the routes need, wherever they live; `serverTable`
  * adds what only a server of our own can set.
  */
+import { type NumberOption, numberOption as number } from '../contracts/bounds.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { checkOptions, environmentName } from '../pipeline/options.ts'
-
-interface NumberOption {
-  readonly default: number
-  readonly min: number
-  readonly max: number
-  readonly about: string
-}
-
-const number = (defaultValue: number, min: number, max: number, about: string): NumberOption => ({ default: defaultValue, min, max, about })
 
 const KiB = 1024
 const MiB = 1024 * KiB

@@ -5,7 +5,7 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { HeadraceError } from '../contracts/errors.ts'
-import { nearest } from '../std/nearest.ts'
+import { nearest } from '../contracts/nearest.ts'
 import { jsonMediaType } from './answers.ts'
 import type { Edge } from './edge.ts'
 import { asHeadraceError } from './problem.ts'

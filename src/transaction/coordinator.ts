@@ -12,7 +12,7 @@
  * behind: at start, all the time, and at once when a database is back.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { checkWhole } from '../contracts/bounds.ts'
+import { checkNames, checkWhole } from '../contracts/bounds.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { BranchEnd } from '../contracts/participant.ts'
 import { backoffMs } from '../std/backoff.ts'
@@ -32,7 +32,7 @@ import { Forgetter } from './forgetter.ts'
 import { checkNode, GidSource, homeless, homeTag } from './gid.ts'
 import { OpenTransaction, type TransactionParts } from './global-transaction.ts'
 import type { GlobalTransaction } from './global-transaction-contract.ts'
-import { checkLimits, checkNames, type CoordinatorLimits, coordinatorLimitTable } from './options.ts'
+import { checkLimits, type CoordinatorLimits, coordinatorLimitTable } from './options.ts'
 import { Permits } from './permits.ts'
 import { chooseHome } from './planner.ts'
 import { Recovery, type RecoveryReport } from './recovery.ts'

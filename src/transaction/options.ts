@@ -1,16 +1,5 @@
 /** The options of a coordinator and of a transaction: every bound, with its unit in its name, and the check of them. */
-import { checkWhole } from '../contracts/bounds.ts'
-import { HeadraceError } from '../contracts/errors.ts'
-import { nearest } from '../std/nearest.ts'
-
-interface NumberOption {
-  readonly default: number
-  readonly min: number
-  readonly max: number
-  readonly about: string
-}
-
-const number = (defaultValue: number, min: number, max: number, about: string): NumberOption => ({ default: defaultValue, min, max, about })
+import { checkBounds, checkOrder, numberOption as number } from '../contracts/bounds.ts'
 
 const hour = 3_600_000
 
@@ -43,35 +32,11 @@ export const coordinatorLimitTable = Object.freeze({
   closeTimeoutMs: number(5_000, 0, hour, 'Longest wait of close() for transactions and phase 2.'),
 })
 
-export type CoordinatorLimitName = keyof typeof coordinatorLimitTable
-export type CoordinatorLimits = { readonly [K in CoordinatorLimitName]: number }
-
-export function checkNames(owner: string, given: object, known: readonly string[]): void {
-  for (const name of Object.keys(given)) {
-    if (known.includes(name)) continue
-    const proposal = nearest(name, known)
-    throw new HeadraceError(
-      'option-unknown',
-      `${owner} has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`,
-      { details: { option: name } },
-    )
-  }
-}
+export type CoordinatorLimits = { readonly [K in keyof typeof coordinatorLimitTable]: number }
 
 export function checkLimits(given: Partial<CoordinatorLimits>): CoordinatorLimits {
-  const limits = {} as Record<CoordinatorLimitName, number>
-  for (const name of Object.keys(coordinatorLimitTable) as CoordinatorLimitName[]) {
-    const { default: defaultValue, min, max } = coordinatorLimitTable[name]
-    const value = given[name] ?? defaultValue
-    checkWhole(name, value, min, max)
-    limits[name] = value
-  }
-  for (const [low, high] of [
-    ['retryBaseMs', 'retryMaxMs'],
-    ['finishBaseMs', 'finishMaxMs'],
-  ] as const) {
-    if (limits[low] > limits[high])
-      throw new HeadraceError('option-invalid', `${high} (${limits[high]}) must be at least ${low} (${limits[low]}).`)
-  }
-  return Object.freeze(limits)
+  const limits = checkBounds(coordinatorLimitTable, given)
+  checkOrder(limits, 'retryBaseMs', 'retryMaxMs')
+  checkOrder(limits, 'finishBaseMs', 'finishMaxMs')
+  return limits
 }

@@ -1,5 +1,5 @@
 /** Looks at the target once before a run, so that ten thousand requests do not fail for one reason. */
-import { nearest } from '../../std/nearest.ts'
+import { nearest } from '../../contracts/nearest.ts'
 import { CliError, exitCodes } from '../exit.ts'
 import { parseObject } from './answer.ts'
 import type { Transport } from './transport.ts'

@@ -3,7 +3,7 @@ import type { Pool, PoolOptions } from 'mysql2/promise'
 import { checkWhole } from '../../contracts/bounds.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
 import type { ConnectOptions, Participant, ParticipantHandle } from '../../contracts/participant.ts'
-import { nearest } from '../../std/nearest.ts'
+import { nearest } from '../../contracts/nearest.ts'
 import { loadDriver } from './driver.ts'
 import { MysqlParticipant } from './participant.ts'
 

@@ -2,7 +2,7 @@
 import type { Pool } from 'pg'
 import { checkWhole } from '../../contracts/bounds.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
-import { nearest } from '../../std/nearest.ts'
+import { nearest } from '../../contracts/nearest.ts'
 
 export interface PostgresOptions {
   /** `postgres://user:password@host:port/database`. */

@@ -24,7 +24,7 @@ import {
   type TopicOptions,
   topicUnknown,
 } from '../../contracts/queue.ts'
-import { nearest } from '../../std/nearest.ts'
+import { nearest } from '../../contracts/nearest.ts'
 import { QueueAppends } from './queue-appends.ts'
 import { QueueClient, queueClosed } from './queue-client.ts'
 import { PostgresLease } from './queue-lease.ts'

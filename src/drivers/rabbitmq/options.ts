@@ -1,9 +1,8 @@
 /** The options of `rabbitmqQueue(…)`: checked when the engine is made, and where the broker is, without a password in it. */
 import type { ConnectionOptions } from 'node:tls'
 import { inspect } from 'node:util'
-import { checkWhole } from '../../contracts/bounds.ts'
+import { checkBounds, checkNames } from '../../contracts/bounds.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
-import { nearest } from '../../std/nearest.ts'
 
 export interface RabbitmqQueueOptions {
   /** `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Default: amqp://guest:guest@127.0.0.1:5672 */
@@ -113,21 +112,8 @@ const known = ['url', 'tls', ...Object.keys(numbers)]
 
 /** Throws 'option-invalid' and 'option-unknown'. */
 export function knownOptions(options: RabbitmqQueueOptions): KnownOptions {
-  for (const name of Object.keys(options)) {
-    if (known.includes(name)) continue
-    const proposal = nearest(name, known)
-    throw new HeadraceError(
-      'option-unknown',
-      `rabbitmqQueue has no option '${name}'${proposal === null ? '' : `; did you mean '${proposal}'?`} Known: ${known.join(', ')}.`,
-      { details: { option: name } },
-    )
-  }
-  const checked = {} as Record<keyof typeof numbers, number>
-  for (const name of Object.keys(numbers) as (keyof typeof numbers)[]) {
-    const value = options[name] ?? numbers[name].default
-    checkWhole(name, value, numbers[name].min, numbers[name].max)
-    checked[name] = value
-  }
+  checkNames('rabbitmqQueue', options, known)
+  const checked = checkBounds(numbers, options)
   const { url = 'amqp://guest:guest@127.0.0.1:5672', tls = {} } = options
   if (typeof url !== 'string') throw new HeadraceError('option-invalid', 'The url of RabbitMQ must be a text.')
   return Object.freeze({ ...checked, target: new Target(url), tls })

@@ -17,7 +17,7 @@ import { HeadraceError } from '../../contracts/errors.ts'
 import { backoffMs, pause } from '../../std/backoff.ts'
 import { jsonDepth } from '../../std/json.ts'
 import { callHeaders } from '../barrier.ts'
-import { checkNames } from '../options.ts'
+import { checkNames } from '../../contracts/bounds.ts'
 import { Permits } from '../permits.ts'
 
 export interface HttpClientOptions {

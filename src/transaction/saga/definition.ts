@@ -3,7 +3,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { HeadraceError } from '../../contracts/errors.ts'
 import { runNamePattern } from '../../contracts/saga.ts'
 import { isStorable } from '../../std/text.ts'
-import { checkNames } from '../options.ts'
+import { checkNames } from '../../contracts/bounds.ts'
 import type { RunError, RunState } from './records.ts'
 import type { OwnedRun } from './run.ts'
 

@@ -1,20 +1,10 @@
 /** The bounds of an orchestrator, with their units in their names, and the check of them. */
-import { checkWhole } from '../../contracts/bounds.ts'
+import { checkBounds, checkNames, numberOption as number } from '../../contracts/bounds.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
 import { checkDeployment } from '../gid.ts'
-import { checkNames } from '../options.ts'
 
 const hour = 3_600_000
 const day = 24 * hour
-
-interface NumberOption {
-  readonly default: number
-  readonly min: number
-  readonly max: number
-  readonly about: string
-}
-
-const number = (defaultValue: number, min: number, max: number, about: string): NumberOption => ({ default: defaultValue, min, max, about })
 
 export const orchestratorLimitTable = Object.freeze({
   runsMax: number(100, 1, 100_000, 'Runs that this process works on at once.'),
@@ -39,20 +29,14 @@ export type OrchestratorLimitName = keyof typeof orchestratorLimitTable
 export type OrchestratorLimits = { readonly [K in OrchestratorLimitName]: number }
 
 function checkLimits(given: Partial<OrchestratorLimits>): OrchestratorLimits {
-  const limits = {} as Record<OrchestratorLimitName, number>
-  for (const name of Object.keys(orchestratorLimitTable) as OrchestratorLimitName[]) {
-    const { default: defaultValue, min, max } = orchestratorLimitTable[name]
-    const value = given[name] ?? defaultValue
-    checkWhole(name, value, min, max)
-    limits[name] = value
-  }
+  const limits = checkBounds(orchestratorLimitTable, given)
   const atLeast = (high: OrchestratorLimitName, low: OrchestratorLimitName, times: number): void => {
     if (limits[high] < limits[low] * times)
       throw new HeadraceError('option-invalid', `${high} (${limits[high]}) must be at least ${times} times ${low} (${limits[low]}).`)
   }
   atLeast('leaseMs', 'beatMs', 2)
   atLeast('logRetryMaxMs', 'logRetryBaseMs', 1)
-  return Object.freeze(limits)
+  return limits
 }
 
 const nodePattern = /^[A-Za-z0-9.-]{1,40}$/

@@ -28,7 +28,7 @@ import {
 } from '../../contracts/saga.ts'
 import { checkWhole } from '../../contracts/bounds.ts'
 import { backoffMs, pause } from '../../std/backoff.ts'
-import { checkNames } from '../options.ts'
+import { checkNames } from '../../contracts/bounds.ts'
 
 export interface ParticipantSagaLogOptions {
   /** Longest time of one statement, in milliseconds. Default: 5000. */
