@@ -44,7 +44,8 @@ export function report(terminal: Terminal, error: unknown): number {
 }
 
 /** Messages of the parser repeat words of the command line, and one of them may be a url in a wrong place. */
-function withoutPasswords(text: string): string {
+/** For people: a text without the passwords of the urls in it. */
+export function withoutPasswords(text: string): string {
   return text.replace(/(\w:\/\/[^\s:/@]*:)[^\s]*@/g, '$1***@').replace(/([?&]password=)[^&\s'"]*/gi, '$1***')
 }
 

@@ -1,11 +1,14 @@
 /** Serves an app until it is told to stop: what `headrace start` does. */
+import { mkdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { listen } from '../contracts/diagnostics.ts'
+import type { QueueEngine } from '../contracts/queue.ts'
 import type { App } from '../pipeline/app-contract.ts'
 import { environmentName, limitTable } from '../pipeline/options.ts'
 import { adminRoutes } from '../server/admin.ts'
 import { edgeTable, serverTable } from '../server/options.ts'
 import { type RunningServer, serve } from '../server/serve.ts'
+import { withoutPasswords } from './action.ts'
 import { loadApp } from './app-file.ts'
 import { CliError, exitCodes } from './exit.ts'
 import { flagName, givenLimits } from './flags.ts'
@@ -18,6 +21,8 @@ export interface StartOptions extends Readonly<Record<string, unknown>> {
   readonly host?: string
   readonly port?: number
   readonly data?: string
+  /** Url of the queue that commands go through, or 'none'. */
+  readonly queue?: string
   readonly logLevel?: LogLevel
   readonly adminToken?: string
 }
@@ -36,7 +41,8 @@ export async function start(terminal: Terminal, options: StartOptions, file: str
   const server = await serveApp(terminal, app, dataDir, options)
   stopListening()
   // The monotonic clock starts with the process.
-  announce(terminal, app, server, { dataDir, recovery, readyMs: performance.now() })
+  const queue = options.queue === undefined || options.queue === 'none' ? null : withoutPasswords(options.queue)
+  announce(terminal, app, server, { dataDir, queue, recovery, readyMs: performance.now() })
 
   const failed = failure(app)
   const reason = await Promise.race([end.first, failed.promise])
@@ -72,7 +78,8 @@ async function loadWithLimits(file: string, options: StartOptions): Promise<App>
 async function serveApp(terminal: Terminal, app: App, dataDir: string, options: StartOptions): Promise<RunningServer> {
   const { host, port, logLevel, adminToken } = options
   const level = logLevel ?? logLevels.find((known) => known === process.env['HEADRACE_LOG_LEVEL']) ?? (terminal.json ? 'info' : 'warn')
-  const starting = app.start({ dataDir })
+  const queue = await queueOf(options.queue, dataDir)
+  const starting = app.start({ dataDir, ...(queue === undefined ? {} : { queue }) })
   try {
     const server = await serve(app, {
       ...givenLimits(options, edgeTable),
@@ -92,6 +99,15 @@ async function serveApp(terminal: Terminal, app: App, dataDir: string, options: 
   }
 }
 
+async function queueOf(given: string | undefined, dataDir: string): Promise<QueueEngine | 'none' | undefined> {
+  if (given === undefined || given === '') return undefined
+  if (given === 'none') return given
+  // A file of the queue may be meant to live there.
+  mkdirSync(dataDir, { recursive: true })
+  const { queueEngineFromUrl } = await import('./queues/engine.ts')
+  return queueEngineFromUrl(given, { make: true })
+}
+
 /** What the app found of an earlier life: commands that wait, and batches that a crash had left half-way. */
 interface Recovery {
   readonly queued: number
@@ -100,11 +116,17 @@ interface Recovery {
 
 interface Started {
   readonly dataDir: string
+  readonly queue: string | null
   readonly recovery: Recovery
   readonly readyMs: number
 }
 
-function announce(terminal: Terminal, app: App, { url }: RunningServer, { dataDir, recovery: { queued, redone }, readyMs }: Started): void {
+function announce(
+  terminal: Terminal,
+  app: App,
+  { url }: RunningServer,
+  { dataDir, queue, recovery: { queued, redone }, readyMs }: Started,
+): void {
   const commands = [...app.gateway.commands.keys()]
   const queries = [...app.gateway.queries.keys()]
   terminal.document({
@@ -113,6 +135,7 @@ function announce(terminal: Terminal, app: App, { url }: RunningServer, { dataDi
     url,
     pid: process.pid,
     dataDir,
+    ...(queue === null ? {} : { queue }),
     commands,
     queries,
     recovered: { queued, redone },
@@ -128,6 +151,7 @@ function announce(terminal: Terminal, app: App, { url }: RunningServer, { dataDi
   const rows = [
     ['listening', terminal.style('cyan', url)],
     ['data', dataDir],
+    ...(queue === null ? [] : [['queue', queue]]),
     ...(queued + redone > 0
       ? [['recovered', `${counted(queued, 'waiting command')}, ${counted(redone, 'batch', 'batches')} finished`]]
       : []),

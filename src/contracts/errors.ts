@@ -122,6 +122,12 @@ export const errorTable = Object.freeze({
     'The data directory has another number of partitions',
     'Start with the number it was created with, or use a new directory.',
   ),
+  'queue-differs': entry(
+    500,
+    false,
+    'The data directory belongs to another queue',
+    'Start with the queue it was used with until that is empty, then once with --queue none.',
+  ),
   'data-version': entry(500, false, 'The data directory has another format', 'Use the version of Headrace that the message names.'),
   'data-unreadable': entry(
     500,

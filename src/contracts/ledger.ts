@@ -74,6 +74,26 @@ export interface DeadLetter {
   readonly blocks: boolean
 }
 
+/** An event that a command emitted, to be published once its command has committed. */
+export interface StoredEvent {
+  readonly topic: string
+  /** What orders it. */
+  readonly key: string
+  /** The same whenever it is published. */
+  readonly id: string
+  /** As JSON text. */
+  readonly headers: string
+  /** The message, as JSON text. */
+  readonly body: string
+  /** When it was emitted, in milliseconds since 1970. */
+  readonly at: number
+}
+
+export interface QueuedEvent extends StoredEvent {
+  /** Grows in the order of the commits. */
+  readonly n: number
+}
+
 /** Why a key is not applied for now. */
 export interface BlockedKey {
   readonly key: string
@@ -95,6 +115,8 @@ export interface CommitRecord {
   readonly parked: readonly Entry[]
   readonly blocked: readonly { readonly key: string; readonly partition: number; readonly retryAt: number | null }[]
   readonly dead: readonly (DeadLetter & { readonly digest: string })[]
+  /** Events of the commands that committed, in their order. */
+  readonly events?: readonly StoredEvent[]
   /** That databases outside of the ledger commit too; for a `DecidingLedger`. Throws 'transaction-aborted' when its gid is decided already. */
   readonly decision?: Decision
 }
@@ -147,6 +169,8 @@ export interface LedgerCounts {
   readonly outcomes: number
   readonly dead: number
   readonly blockedKeys: number
+  /** Events that wait to be published. */
+  readonly events: number
   /** When the oldest waiting command was accepted; null when none waits. */
   readonly oldestAcceptedAt: number | null
 }
@@ -199,6 +223,11 @@ export interface Ledger {
   /** Gives a dead letter up: its outcome stays 'failed', and its key waits for `unblock` if it was blocked. */
   drop(position: number): Promise<{ readonly key: string; readonly partition: number; readonly blocked: boolean } | null>
 
+  /** The first events that wait to be published, in order. */
+  events(limit: number): Promise<QueuedEvent[]>
+  /** Drops the events up to this one: their queue has them. */
+  forgetEvents(upTo: number): Promise<void>
+
   /** Drops outcomes past their retention; called now and then. Returns how many. */
   prune(): Promise<number>
   close(): Promise<void>
@@ -227,4 +256,11 @@ export interface LedgerOptions {
   readonly lanes: number
   readonly outcomeRetentionMs: number
   readonly outcomesMax: number
+  /**
+   * The queue on a server that commands come from; null for none. The ledger
+   * remembers it, and refuses another one ('queue-differs'), since accepted
+   * commands may wait in the first, unless `name` is null and `leave` says that
+   * they may stay there. Absent, nothing is checked.
+   */
+  readonly queue?: { readonly name: string | null; readonly leave: boolean }
 }

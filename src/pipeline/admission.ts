@@ -18,7 +18,11 @@ export class Admission {
   /** Commands on disk, or on their way there. */
   queued = 0
   queuedBytes = 0
-  /** Those of them that wait for their key, and delay nobody else. */
+  /** Commands in a queue on a server that were not delivered yet, about. */
+  inQueue = 0
+  /** Events that wait to be published. */
+  events = 0
+  /** Those of the commands on disk that wait for their key, and delay nobody else. */
   parked = 0
   /** Milliseconds of a batch, whatever its size; null until the first. */
   #batchMs: number | null = null
@@ -42,14 +46,14 @@ export class Admission {
    * will do: until one was seen, every batch is taken to be full.
    */
   expectedWaitMs(unqueued: number): number {
-    const waiting = Math.max(0, this.queued - this.parked + unqueued)
+    const waiting = Math.max(0, this.queued - this.parked + this.inQueue + unqueued)
     if (this.#commandMs !== null) return waiting * this.#commandMs
     return Math.ceil(waiting / this.#limits.batchCommandsMax) * (this.#batchMs ?? 0)
   }
 
   /** Throws 'overloaded', 'queue-full' or 'queue-slow', each with a pause; returns when the command may come in. */
   admit(unqueued: number, bytes: number): void {
-    const { inFlightMax, queuedCommandsMax, queuedBytesMax, queueWaitMsMax } = this.#limits
+    const { inFlightMax, queuedCommandsMax, queuedBytesMax, queueWaitMsMax, eventsMax } = this.#limits
     const waitMs = this.expectedWaitMs(unqueued)
     const retryAfterMs = Math.min(retryAfterMaxMs, Math.max(retryAfterMinMs, waitMs / 2))
     if (this.inFlight >= inFlightMax) {
@@ -59,10 +63,18 @@ export class Admission {
         { retryAfterMs },
       )
     }
-    if (this.queued >= queuedCommandsMax || this.queuedBytes + bytes > queuedBytesMax) {
+    const queued = this.queued + this.inQueue
+    if (queued >= queuedCommandsMax || this.queuedBytes + bytes > queuedBytesMax) {
       throw new HeadraceError(
         'queue-full',
-        `${this.queued} commands (${this.queuedBytes} bytes) wait in the queue; queuedCommandsMax is ${queuedCommandsMax}, queuedBytesMax ${queuedBytesMax}. Send the command again after the pause.`,
+        `${queued} commands (${this.queuedBytes} bytes on disk) wait in the queue; queuedCommandsMax is ${queuedCommandsMax}, queuedBytesMax ${queuedBytesMax}. Send the command again after the pause.`,
+        { retryAfterMs },
+      )
+    }
+    if (this.events >= eventsMax) {
+      throw new HeadraceError(
+        'queue-full',
+        `${this.events} events wait to be published; eventsMax is ${eventsMax}. Look at the queue that they go to, and send the command again after the pause.`,
         { retryAfterMs },
       )
     }

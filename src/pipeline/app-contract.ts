@@ -1,5 +1,7 @@
 /** What an app offers to its callers: the server, the command line, and the code of its user. */
+import type { CacheStats } from '../cache/index.ts'
 import type { BlockedKey, DeadLetter, LedgerCounts } from '../contracts/ledger.ts'
+import type { QueueEngine } from '../contracts/queue.ts'
 import type { AnyCommand, Command } from './command.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { AnyQuery, Query } from './query.ts'
@@ -74,6 +76,8 @@ export interface AppStatus {
   /** The wait that a new command would meet, as far as the last seconds tell, in milliseconds. */
   readonly expectedWaitMs: number
   readonly counts: LedgerCounts
+  /** What the cache of the queries counts of itself; absent while there is none. */
+  readonly cache?: Readonly<CacheStats>
 }
 
 export interface DeadLetterBox {
@@ -87,6 +91,12 @@ export interface DeadLetterBox {
   blockedKeys(): Promise<BlockedKey[]>
 }
 
+export interface StartOptions {
+  readonly dataDir?: string
+  /** Instead of the queue of the definition; 'none' leaves the one that the data directory was used with, and what waits there. The app closes it. */
+  readonly queue?: QueueEngine | 'none'
+}
+
 export interface App {
   readonly kind: 'headrace-app'
   readonly name: string
@@ -94,7 +104,7 @@ export interface App {
   readonly gateway: Gateway
   readonly deadLetters: DeadLetterBox
   /** Opens the databases, recovers, and takes commands. Once. */
-  start(options?: { readonly dataDir?: string }): Promise<void>
+  start(options?: StartOptions): Promise<void>
   /** Stops taking, finishes what is in flight, and closes; within stopTimeoutMs. What is queued stays queued. */
   stop(): Promise<void>
   status(): Promise<AppStatus>

@@ -277,6 +277,7 @@ class World {
       outcomes: this.#sent.length,
       dead,
       blockedKeys: 0,
+      events: 0,
       oldestAcceptedAt: null,
       inFlight: 0,
     })

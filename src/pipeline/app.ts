@@ -9,14 +9,19 @@ import type { DatabaseHandle } from '../contracts/database.ts'
 import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { Ledger, LedgerOptions } from '../contracts/ledger.ts'
+import type { QueueEngine } from '../contracts/queue.ts'
 import { Admission } from './admission.ts'
-import type { App, AppStatus, DeadLetterBox, Gateway, Outcome, Receipt, SubmitOptions } from './app-contract.ts'
+import type { App, AppStatus, DeadLetterBox, Gateway, Outcome, Receipt, StartOptions, SubmitOptions } from './app-contract.ts'
 import type { AnyCommand, Command } from './command.ts'
 import { checkName } from './command.ts'
 import { abortable, Door } from './door.ts'
+import type { EventOptions } from './event-relay.ts'
 import { Lane } from './lane.ts'
+import { checkedEvents, checkedQueue, databasesOf, uniqueByName } from './definition.ts'
 import { type AppOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { QueryRunner } from './query-runner.ts'
+import { commandTopic } from './queue/message.ts'
+import { countsOf, openQueues, type Queues } from './queue/open.ts'
 import type { AnyQuery, Query } from './query.ts'
 
 /** How often outcomes past their retention are looked for, in milliseconds. */
@@ -29,6 +34,10 @@ export interface AppDefinition extends AppOptions {
   readonly name: string
   readonly commands: readonly AnyCommand[]
   readonly queries?: readonly AnyQuery[]
+  /** The queue that commands go through, such as `rabbitmqQueue({ url })`; without it they wait in the data directory. The app closes it. */
+  readonly queue?: QueueEngine
+  /** Topics that commands emit to, and the queue that has them. */
+  readonly events?: EventOptions
 }
 
 interface Running {
@@ -39,6 +48,8 @@ interface Running {
   readonly queries: QueryRunner
   readonly cache: Cache
   readonly pruning: NodeJS.Timeout
+  /** Set once the lanes run. */
+  queues: Queues | null
 }
 
 export class HeadraceApp implements App {
@@ -48,6 +59,10 @@ export class HeadraceApp implements App {
   readonly deadLetters: DeadLetterBox
   readonly #openLedger: OpenLedger
   readonly #databases: readonly DatabaseHandle[]
+  #queue: QueueEngine | null
+  readonly #events: EventOptions | null
+  /** What still waits in the queue of an earlier start may stay there. */
+  #leaveQueue = false
   #options: ResolvedOptions
   #state: AppStatus['state'] = 'new'
   #reason: HeadraceError | null = null
@@ -57,11 +72,13 @@ export class HeadraceApp implements App {
   #pruneRuns = false
 
   constructor(definition: AppDefinition, openLedger: OpenLedger) {
-    const { name, commands, queries = [], ...options } = definition
+    const { name, commands, queries = [], queue, events, ...options } = definition
     checkName('app', name)
     this.name = name
     this.#options = resolveOptions(options, process.env)
     this.#openLedger = openLedger
+    this.#queue = queue === undefined ? null : checkedQueue(queue)
+    this.#events = events === undefined ? null : checkedEvents(events)
     this.#databases = databasesOf([
       ...commands.map(({ options: { databases } }) => databases),
       ...queries.map(({ definition: { databases } }) => databases),
@@ -98,9 +115,11 @@ export class HeadraceApp implements App {
     return this.#options
   }
 
-  async start({ dataDir }: { readonly dataDir?: string } = {}): Promise<void> {
+  async start({ dataDir, queue }: StartOptions = {}): Promise<void> {
     if (this.#state !== 'new') throw new HeadraceError('app-invalid', `The app '${this.name}' was started before; define a new one.`)
     if (dataDir !== undefined) this.#options = { ...this.#options, dataDir }
+    if (queue !== undefined) this.#queue = queue === 'none' ? null : checkedQueue(queue)
+    this.#leaveQueue = queue === 'none'
     this.#state = 'starting'
     try {
       this.#opening = this.#open()
@@ -121,16 +140,20 @@ export class HeadraceApp implements App {
 
   async status(): Promise<AppStatus> {
     const running = this.#running
-    const empty = { queued: 0, queuedBytes: 0, parked: 0, outcomes: 0, dead: 0, blockedKeys: 0, oldestAcceptedAt: null }
+    const empty = { queued: 0, queuedBytes: 0, parked: 0, outcomes: 0, dead: 0, blockedKeys: 0, events: 0, oldestAcceptedAt: null }
     const inFlight = running?.admission.inFlight ?? 0
     const expectedWaitMs = running === null ? 0 : running.admission.expectedWaitMs(unqueuedOf(running.lanes))
-    const counts = running === null || this.#state === 'failed' || this.#state === 'stopped' ? empty : await running.ledger.counts()
+    const counts =
+      running === null || this.#state === 'failed' || this.#state === 'stopped'
+        ? empty
+        : await countsOf(running.ledger, running.admission, running.queues)
     return {
       state: this.#state,
       reason: this.#reason?.message ?? (this.#state === 'ready' ? null : `The app is ${this.#state}.`),
       inFlight,
       expectedWaitMs,
       counts,
+      ...(running === null ? {} : { cache: running.cache.stats() }),
     }
   }
 
@@ -164,9 +187,19 @@ export class HeadraceApp implements App {
 
   async #open(): Promise<Running> {
     const { lanes: laneCount } = this.#options
-    const ledger = await this.#openLedger({ ...this.#options, app: this.name, databases: this.#databases })
+    const queue = this.#queue
+    const ledger = await this.#openLedger({
+      ...this.#options,
+      app: this.name,
+      databases: this.#databases,
+      queue: { name: queue === null ? null : `${queue.engine}, topic '${commandTopic(this.name)}'`, leave: this.#leaveQueue },
+    }).catch(async (error: unknown) => {
+      await Promise.all([queue?.close(), this.#events?.queue?.close()]).catch(() => undefined)
+      throw error
+    })
     const cache = createCache({ name: this.name, bytesMax: this.#options.cacheBytesMax })
     const admission = new Admission(this.#options)
+    const topics = new Set(Object.keys(this.#events?.topics ?? {}))
     const lanes: Lane[] = []
     const laneOf = (partition: number): Lane => lanes[partition % laneCount] as Lane
     const door = new Door({
@@ -177,6 +210,7 @@ export class HeadraceApp implements App {
       admission,
       laneOf,
       unqueued: () => unqueuedOf(lanes),
+      feed: () => running.queues?.feed ?? null,
       closed: () => this.#closed(),
     })
     const { queued, queuedBytes, parked } = await ledger.counts()
@@ -197,7 +231,12 @@ export class HeadraceApp implements App {
           adopt: (entry) => door.adopt(entry),
           forget: (ticket) => door.forget(ticket),
           attach: (ticket) => door.attach(ticket),
-          beforeOutcomes: ({ invalidated, version }) => letFall(cache, invalidated, version),
+          topics,
+          beforeOutcomes: ({ invalidated, version, events }) => {
+            admission.events += events
+            if (events > 0) running.queues?.relay?.wake()
+            return letFall(cache, invalidated, version)
+          },
           fail: (error) => this.#fail(error),
         }),
       )
@@ -210,7 +249,7 @@ export class HeadraceApp implements App {
     }
     const pruning = setInterval(() => void this.#prune(ledger), pruneEveryMs)
     pruning.unref()
-    return {
+    const running: Running = {
       ledger,
       door,
       lanes,
@@ -218,6 +257,33 @@ export class HeadraceApp implements App {
       queries: new QueryRunner(this.name, this.gateway.queries, ledger, this.#options, cache),
       cache,
       pruning,
+      queues: null,
+    }
+    running.queues = await this.#openQueues(queue, running, laneOf)
+    return running
+  }
+
+  async #openQueues(queue: QueueEngine | null, running: Running, laneOf: (partition: number) => Lane): Promise<Queues> {
+    const { door, admission, ledger } = running
+    try {
+      return await openQueues(queue, this.#events, ledger, {
+        app: this.name,
+        limits: this.#options,
+        commands: this.gateway.commands,
+        admission,
+        laneOf,
+        nextPosition: () => door.nextPosition(),
+        deliver: (entry) => door.deliver(entry),
+        awaited: (id, digest) => door.awaited(id, digest),
+        forget: (ticket) => door.forget(ticket),
+        settleKnown: (ticket) => door.settleKnown(ticket),
+      })
+    } catch (error) {
+      clearInterval(running.pruning)
+      await Promise.all(running.lanes.map((lane) => lane.stop()))
+      await running.cache.close()
+      await ledger.close()
+      throw error
     }
   }
 
@@ -226,7 +292,8 @@ export class HeadraceApp implements App {
     if (this.#pruneRuns) return
     this.#pruneRuns = true
     try {
-      while (this.#state === 'ready' && (await ledger.prune()) > 0) await new Promise(setImmediate)
+      const mayDrop = (): boolean => this.#running?.queues?.feed?.mayDropOutcomes(this.#options.outcomeRetentionMs) ?? true
+      while (this.#state === 'ready' && mayDrop() && (await ledger.prune()) > 0) await new Promise(setImmediate)
     } catch (error) {
       tell('headrace:notice', () => ({ app: this.name, level: 'warn', message: `Old outcomes could not be dropped: ${String(error)}` }))
     } finally {
@@ -248,12 +315,16 @@ export class HeadraceApp implements App {
     const late = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, stopTimeoutMs)
     })
+    running.queues?.feed?.stop()
     if (!failed) await Promise.race([Promise.all(running.lanes.map((lane) => lane.stop())), late])
     clearTimeout(timer)
     running.door.refuseAll(
       'stopping',
       'The node is stopping before this command was decided. If it was answered with 202, it is safe and goes on at the next start; else send it again.',
     )
+    await running.queues?.close().catch((error: unknown) => {
+      tell('headrace:notice', () => ({ app: this.name, level: 'warn', message: `The queue did not close cleanly: ${String(error)}.` }))
+    })
     await running.cache.close()
     await running.ledger.close().catch((error: unknown) => {
       tell('headrace:notice', () => ({
@@ -322,28 +393,4 @@ function unqueuedOf(lanes: readonly Lane[]): number {
 
 function unknownDeadLetter(position: number): never {
   throw new HeadraceError('dead-letter-unknown', `There is no dead letter at position ${position}. List them: headrace dlq ls.`)
-}
-
-function uniqueByName<T extends { readonly name: string }>(what: string, items: readonly T[]): ReadonlyMap<string, T> {
-  const byName = new Map<string, T>()
-  for (const item of items) {
-    if (byName.has(item.name))
-      throw new HeadraceError(
-        'app-invalid',
-        `Two ${what === 'query' ? 'queries' : 'commands'} are named '${item.name}'. Give each a name of its own.`,
-      )
-    byName.set(item.name, item)
-  }
-  return byName
-}
-
-function databasesOf(sets: readonly (Readonly<Record<string, DatabaseHandle>> | undefined)[]): DatabaseHandle[] {
-  const byName = new Map<string, DatabaseHandle>()
-  for (const handle of sets.flatMap((set) => Object.values(set ?? {}))) {
-    const known = byName.get(handle.name)
-    if (known !== undefined && known !== handle)
-      throw new HeadraceError('app-invalid', `Two databases are named '${handle.name}'. Define it once and use that handle everywhere.`)
-    byName.set(handle.name, handle)
-  }
-  return [...byName.values()]
 }

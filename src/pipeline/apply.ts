@@ -10,13 +10,14 @@
 import { inspect } from 'node:util'
 import type { Database } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import type { BatchIds, CommitRecord, Ledger, QueuedId, StoredOutcome, Transaction } from '../contracts/ledger.ts'
+import type { BatchIds, CommitRecord, Ledger, QueuedId, StoredEvent, StoredOutcome, Transaction } from '../contracts/ledger.ts'
 import { crashPoint } from '../std/crash-point.ts'
 import type { Applied, BatchHandlers, Decision, Handles, RunHandler, Submitted } from './command.ts'
 import { ofStorage } from './judgement.ts'
 import type { Limits } from './options.ts'
 import { committedOutcome, rejectedOutcome } from './outcome.ts'
 import { impureRejections, snapshot } from './purity.ts'
+import { type EmittedEvent, storedEvents } from './events.ts'
 import { segmentsOf } from './segments.ts'
 import type { Ticket } from './ticket.ts'
 import { validated } from './validate.ts'
@@ -54,11 +55,15 @@ export interface AppliedBatch {
   readonly invalidated: ReadonlySet<string>
   /** Grows with every commit that changed a database: the version of what it wrote. */
   readonly version: number
+  /** Events that wait to be published now. */
+  readonly events: number
   readonly times: { readonly loadMs: number; readonly decideMs: number; readonly saveMs: number; readonly commitMs: number }
 }
 
 export interface ApplyContext {
   readonly ledger: Ledger
+  /** What commands may emit to. */
+  readonly topics: ReadonlySet<string>
   readonly limits: Limits
   /** The highest position given out so far. */
   readonly position: () => number
@@ -71,6 +76,8 @@ export interface ApplyContext {
 interface Work {
   /** Of the commands decided now. */
   readonly outcomes: Map<Ticket, StoredOutcome>
+  /** Of those that emitted any, in order. */
+  readonly events: Map<Ticket, readonly StoredEvent[]>
   readonly failures: Failure[]
   /** Keys of failed commands that are tried again, and the commands that came after those. */
   readonly waitingKeys: Set<string>
@@ -99,6 +106,7 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
     }
     const work: Work = {
       outcomes: new Map(),
+      events: new Map(),
       failures: [],
       waitingKeys: new Set(),
       behind: [],
@@ -133,6 +141,7 @@ export async function applyBatch(context: ApplyContext, tickets: readonly Ticket
       elsewhere,
       invalidated: work.invalidated,
       version,
+      events: record.events?.length ?? 0,
       times: { loadMs, decideMs, saveMs, commitMs: performance.now() - committing },
     }
   } catch (error) {
@@ -265,7 +274,7 @@ function decideAll(
       verdicts.push(decision.accepted)
       work.outcomes.set(ticket, outcomeOf(ticket, decision, context.limits.resultBytesMax))
       if (!decision.accepted) return
-      noteInvalidated(ticket, work)
+      noteAccepted(context, ticket, decision.events, work)
       accepted.push({ ...submitted, result: decision.result as never })
     } catch (error) {
       throw new CulpritError([{ ticket, error }])
@@ -313,7 +322,7 @@ async function runSegment(
       )
       const decision = checkedDecision(ticket, answer)
       work.outcomes.set(ticket, outcomeOf(ticket, decision, context.limits.resultBytesMax))
-      if (decision.accepted) noteInvalidated(ticket, work)
+      if (decision.accepted) noteAccepted(context, ticket, decision.events, work)
       await (decision.accepted ? transaction.releaseSavepoint() : transaction.rollbackToSavepoint())
     } catch (error) {
       // The storage itself failed, or the handler may still be using the transaction: the batch cannot go on.
@@ -321,11 +330,17 @@ async function runSegment(
       if (HeadraceError.is(error) && error.code === 'handler-timeout') throw new CulpritError([{ ticket, error }])
       await transaction.rollbackToSavepoint()
       work.outcomes.delete(ticket)
+      work.events.delete(ticket)
       work.failures.push({ ticket, error })
       if (context.mustWait(ticket, error)) work.waitingKeys.add(ticket.key)
     }
   }
   work.saveMs += performance.now() - start
+}
+
+function noteAccepted(context: ApplyContext, ticket: Ticket, events: readonly EmittedEvent[] | undefined, work: Work): void {
+  noteInvalidated(ticket, work)
+  if (events !== undefined && events.length > 0) work.events.set(ticket, storedEvents(ticket, events, context.topics))
 }
 
 function noteInvalidated(ticket: Ticket, work: Work): void {
@@ -365,6 +380,7 @@ function recordOf(context: ApplyContext, tickets: readonly Ticket[], held: reado
   return {
     position: context.position(),
     outcomes: [...work.outcomes.values(), ...outcomes],
+    ...(work.events.size === 0 ? {} : { events: [...work.events.values()].flat() }),
     // What was never queued need not cross to the storage to leave the queue.
     done: [...tickets.filter((ticket) => ticket.entry.queued && !left.has(ticket)).map(({ entry }) => entry), ...done],
     parked,

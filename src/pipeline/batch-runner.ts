@@ -32,6 +32,8 @@ export interface BatchContext {
   readonly ledger: Ledger
   readonly limits: Limits
   readonly admission: Admission
+  /** What commands may emit to. */
+  readonly topics: ReadonlySet<string>
   readonly position: () => number
   /** The ticket has its end, or lives on disk alone: forget it. */
   readonly forget: (ticket: Ticket) => void
@@ -144,6 +146,7 @@ export class BatchRunner {
     const batch = await applyBatch(
       {
         ledger: this.#context.ledger,
+        topics: this.#context.topics,
         limits,
         position: this.#context.position,
         mustWait: (ticket, error) => judge(ticket, error, limits).verdict !== 'skip',
@@ -171,6 +174,8 @@ export class BatchRunner {
     for (const verdict of judged) this.#afterJudgement(verdict)
     for (const ticket of parked) this.#afterParking(ticket)
     for (const [ticket, { digest }] of batch.elsewhere) this.#stepAside(ticket, digest)
+    for (const ticket of [...batch.outcomes.keys(), ...judged.map(({ ticket }) => ticket), ...parked, ...batch.elsewhere.keys()])
+      endDelivery(ticket, batch.outcomes.get(ticket) ?? batch.elsewhere.get(ticket))
     this.settledBefore = this.settling
     this.settling = this.settling.then(() => this.#settleByParts(batch))
   }
@@ -275,14 +280,21 @@ export class BatchRunner {
       return () => true
     }
     for (const ticket of tickets) {
-      if (ticket.entry.queued) continue
+      if (ticket.kept) continue
       ticket.refuse(new HeadraceError(error.code, error.message, { retryAfterMs: limits.retryMaxMs, cause: error }))
       forget(ticket)
     }
     if (stopping) return () => false
-    if (tickets.some(({ entry }) => entry.queued)) await pause(limits.retryMaxMs, this.#stopped)
-    return ({ entry }) => entry.queued
+    if (tickets.some(({ kept }) => kept)) await pause(limits.retryMaxMs, this.#stopped)
+    return ({ kept }) => kept
   }
+}
+
+/** The commit that ends it is on disk: the queue that delivered it need not keep it. Under the id of another command it is a dead letter there, unless its caller is told. */
+function endDelivery(ticket: Ticket, known: { readonly digest: string } | undefined): void {
+  const refused = known !== undefined && known.digest !== ticket.entry.digest && !ticket.awaited
+  ticket.delivery?.end(refused ? idReused(ticket) : undefined)
+  ticket.delivery = null
 }
 
 export function idReused(ticket: Ticket): HeadraceError {

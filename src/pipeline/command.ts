@@ -10,12 +10,20 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { checkWhole } from '../contracts/bounds.ts'
 import type { Database, DatabaseHandle } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
+import type { EmittedEvent } from './events.ts'
 import { checkOptions, limitTable } from './options.ts'
 
 export interface Accepted<Result> {
   readonly accepted: true
   readonly result: Result
+  /** Published if and only if the command commits. */
+  readonly events?: readonly EmittedEvent[]
 }
+
+export interface AcceptOptions {
+  readonly emit?: readonly EmittedEvent[]
+}
+
 export interface Rejected<Code extends string> {
   readonly accepted: false
   readonly code: Code
@@ -23,11 +31,15 @@ export interface Rejected<Code extends string> {
 }
 export type Decision = Accepted<unknown> | Rejected<string>
 
-/** The command takes effect; `result` goes into its outcome, as JSON. */
+/**
+ * The command takes effect; `result` goes into its outcome, as JSON. What it
+ * emits is published once it has committed, to topics that the app declares in
+ * `events`.
+ */
 export function accept(): Accepted<null>
-export function accept<Result>(result: Result): Accepted<Result>
-export function accept(result: unknown = null): Accepted<unknown> {
-  return { accepted: true, result }
+export function accept<Result>(result: Result, options?: AcceptOptions): Accepted<Result>
+export function accept(result: unknown = null, { emit }: AcceptOptions = {}): Accepted<unknown> {
+  return emit === undefined ? { accepted: true, result } : { accepted: true, result, events: emit }
 }
 
 /** The command is refused by the rules of the business; it leaves nothing but its outcome. `code` is for programs, `detail` for people. */

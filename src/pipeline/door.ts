@@ -9,22 +9,26 @@ import { randomUUID } from 'node:crypto'
 import { tell } from '../contracts/diagnostics.ts'
 import { type ErrorCode, HeadraceError } from '../contracts/errors.ts'
 import type { Entry, Ledger } from '../contracts/ledger.ts'
+import { pause } from '../std/backoff.ts'
 import { digestOf, hash32 } from '../std/hash.ts'
 import { jsonDepth } from '../std/json.ts'
 import { nearest } from '../contracts/nearest.ts'
-import { isStorable } from '../std/text.ts'
 import type { Admission } from './admission.ts'
 import type { OutcomeState, SubmitOptions } from './app-contract.ts'
+import { idReused } from './batch-runner.ts'
 import type { AnyCommand } from './command.ts'
+import { keyOf } from './key.ts'
 import type { Lane } from './lane.ts'
 import type { ResolvedOptions } from './options.ts'
+import type { CommandFeed } from './queue/feed.ts'
 import { callerId, scopedId } from './outcome.ts'
 import { Ticket, type TicketOwner } from './ticket.ts'
 import { validated } from './validate.ts'
 
+/** How often a command that a queue on a server may have is looked for, in milliseconds. */
+const lookAgainMs = 50
 const idPattern = /^[\x21-\x7e]{1,128}$/
 const tenantPattern = /^[A-Za-z0-9._-]{1,64}$/
-const keyBytesMax = 512
 
 export interface DoorContext {
   readonly app: string
@@ -35,6 +39,8 @@ export interface DoorContext {
   readonly laneOf: (partition: number) => Lane
   /** Commands that wait in memory, over all lanes. */
   readonly unqueued: () => number
+  /** The queue on a server that commands go through, or null. */
+  readonly feed: () => CommandFeed | null
   /** Why the app takes no commands now, or null. */
   readonly closed: () => HeadraceError | null
 }
@@ -120,7 +126,12 @@ export class Door implements TicketOwner {
       this,
     )
     this.#remember(ticket)
-    lane.offer(ticket)
+    const feed = this.#context.feed()
+    if (feed === null) lane.offer(ticket)
+    else {
+      ticket.place = 'disk'
+      feed.intake.offer(ticket)
+    }
     return ticket
   }
 
@@ -219,6 +230,47 @@ export class Door implements TicketOwner {
     return ticket
   }
 
+  /** The next position: of a command that a queue on a server delivers. */
+  nextPosition(): number {
+    this.#position += 1
+    return this.#position
+  }
+
+  /** The ticket that waits for this command to be delivered. */
+  awaited(id: string, digest: string): Ticket | undefined {
+    const waiting = this.#tickets.get(id)
+    return waiting?.place === 'disk' && waiting.entry.digest === digest ? waiting : undefined
+  }
+
+  /** The ticket for a command that a queue on a server delivered. */
+  deliver(entry: Entry): Ticket {
+    const waiting = this.#tickets.get(entry.id)
+    if (waiting?.place === 'disk' && waiting.entry.digest !== entry.digest) {
+      // Two inputs under one id: the one that the queue has first is the command.
+      waiting.refuse(idReused(waiting))
+      this.forget(waiting)
+    }
+    const ticket = this.adopt(entry)
+    ticket.appended()
+    return ticket
+  }
+
+  /** The queue has a message of this id already: the command may be decided, and then it does not come again. */
+  settleKnown(ticket: Ticket): void {
+    this.#context.ledger.outcomes([ticket.entry.id]).then(
+      (found) => {
+        const outcome = found.get(ticket.entry.id)
+        if (outcome === undefined || ticket.place !== 'disk') return
+        ticket.settle(outcome)
+        this.forget(ticket)
+      },
+      (error: unknown) => {
+        ticket.refuse(error)
+        this.forget(ticket)
+      },
+    )
+  }
+
   forget(ticket: Ticket): void {
     ticket.forgotten = true
     if (ticket.counted) {
@@ -240,10 +292,11 @@ export class Door implements TicketOwner {
     this.#command(command)
     const scoped = scopedId(command, tenant, id)
     if (this.#tickets.has(scoped)) return { state: 'pending' }
-    const { ledger } = this.#context
+    const { ledger, feed } = this.#context
+    const waits = feed()?.mayHold(scoped) ?? false
     const outcome = (await ledger.outcomes([scoped])).get(scoped)
     if (outcome !== undefined) return { state: 'done', status: outcome.status, body: outcome.body }
-    return { state: this.#tickets.has(scoped) || (await ledger.pending(scoped)) !== null ? 'pending' : 'unknown' }
+    return { state: waits || this.#tickets.has(scoped) || (await ledger.pending(scoped)) !== null ? 'pending' : 'unknown' }
   }
 
   async waitForOutcome(command: string, tenant: string, id: string, signal: AbortSignal): Promise<OutcomeState> {
@@ -261,7 +314,10 @@ export class Door implements TicketOwner {
     const pending = await this.#context.ledger.pending(scoped)
     if (pending === null || this.#tickets.has(scoped)) {
       const state = await this.outcomeState(command, tenant, id)
-      // It came, or was parked, between the two questions.
+      if (state.state === 'pending' && this.#context.feed() !== null) {
+        await abortable(pause(lookAgainMs), signal)
+      }
+      // It came, or was parked, between the two questions; or the queue on a server has not delivered it.
       return state.state === 'pending' ? this.waitForOutcome(command, tenant, id, signal) : state
     }
     const stand = this.#standFor(this.#command(command), { tenant, id, key: '', digest: pending.digest }, pending.position)
@@ -313,32 +369,6 @@ export class Door implements TicketOwner {
     }
     return text
   }
-}
-
-function keyOf(command: AnyCommand, value: unknown): string {
-  let key: unknown
-  try {
-    key = command.options.key(value)
-  } catch (error) {
-    throw new HeadraceError(
-      'key-invalid',
-      `key() of command '${command.name}' failed: ${error instanceof Error ? error.message : String(error)}`,
-      { cause: error },
-    )
-  }
-  const text = typeof key === 'number' && Number.isSafeInteger(key) ? String(key) : key
-  if (typeof text !== 'string' || text === '' || Buffer.byteLength(text) > keyBytesMax) {
-    throw new HeadraceError(
-      'key-invalid',
-      `key() of command '${command.name}' gave ${typeof key === 'string' ? `a text of ${Buffer.byteLength(key)} bytes` : String(key)}: it must be a text of 1 to ${keyBytesMax} bytes, or a safe integer.`,
-    )
-  }
-  if (!isStorable(text))
-    throw new HeadraceError(
-      'key-invalid',
-      `key() of command '${command.name}' gave a text with a zero character or half a surrogate pair: ${JSON.stringify(text)}.`,
-    )
-  return text
 }
 
 function doneState({ status, body }: { readonly status: 'committed' | 'rejected' | 'failed'; readonly body: string }): OutcomeState {

@@ -68,7 +68,7 @@ export async function openGlobalLedger(
 }
 
 function isOnServer(handle: DatabaseHandle): handle is ParticipantHandle {
-  return 'connect' in handle
+  return 'connect' in handle && (handle as ParticipantHandle).embedded !== true
 }
 
 class GlobalLedger implements Ledger {
@@ -174,6 +174,14 @@ class GlobalLedger implements Ledger {
 
   drop(...given: Parameters<Ledger['drop']>): ReturnType<Ledger['drop']> {
     return this.#inner.drop(...given)
+  }
+
+  events(limit: number): ReturnType<Ledger['events']> {
+    return this.#inner.events(limit)
+  }
+
+  forgetEvents(upTo: number): Promise<void> {
+    return this.#inner.forgetEvents(upTo)
   }
 
   prune(): ReturnType<Ledger['prune']> {

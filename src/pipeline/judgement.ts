@@ -24,6 +24,9 @@ const final: readonly ErrorCode[] = [
   'statement-refused',
   'table-without-key',
   'protocol-unavailable',
+  'topic-unknown',
+  'message-invalid',
+  'message-too-large',
 ]
 
 /** Errors of the storage that pass by themselves: the batch is repeated whole. */

@@ -32,6 +32,8 @@ export class Lane {
   readonly #batches: BatchRunner
   readonly #hurried = new Set<string>()
   readonly #stopControl = new AbortController()
+  /** Who waits for room. */
+  readonly #roomless = new Set<() => void>()
   #wake: Deferred<void> = deferred()
   /** Commands in the window that are not on disk. */
   #unqueued = 0
@@ -80,6 +82,25 @@ export class Lane {
     }
   }
 
+  /** Commands that may be fed now. None while the journal has commands that were accepted before. */
+  get room(): number {
+    return this.#window.spilled ? 0 : Math.max(0, this.#context.limits.windowCommandsMax - this.#window.length)
+  }
+
+  /** Calls back once when there may be room, unless the function that it returns was called. */
+  whenRoomy(callback: () => void): () => void {
+    this.#roomless.add(callback)
+    return () => void this.#roomless.delete(callback)
+  }
+
+  /** Takes a command that the queue on a server delivered. It waits in memory, and that queue holds it. */
+  feed(ticket: Ticket): void {
+    ticket.unqueued = true
+    this.#unqueued += 1
+    this.#window.pushBack(ticket)
+    this.#wake.resolve()
+  }
+
   persist(ticket: Ticket): void {
     if (ticket.place === 'window' && !ticket.entry.queued) this.#appender.add(ticket)
   }
@@ -121,6 +142,7 @@ export class Lane {
       }
       await this.#batches.settledBefore
       const taken = this.#window.take()
+      if (this.#roomless.size > 0) this.#tellRoom()
       if (taken.length === 0) {
         await this.#wake.promise
         this.#wake = deferred()
@@ -134,6 +156,13 @@ export class Lane {
       }
       await this.#batches.run(taken)
     }
+  }
+
+  #tellRoom(): void {
+    if (this.room * 2 < this.#context.limits.windowCommandsMax) return
+    const waiting = [...this.#roomless]
+    this.#roomless.clear()
+    for (const callback of waiting) callback()
   }
 
   async #wakeKeys(): Promise<void> {

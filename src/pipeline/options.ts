@@ -33,6 +33,9 @@ export const limitTable = Object.freeze({
   outcomesMax: number(2_000_000, 1_000, 100_000_000, 'How many outcomes are kept; the oldest go first.'),
   databaseWaitMs: number(30_000, 0, 3_600_000, 'Longest wait at the start for databases on servers that are away.'),
   statementTimeoutMs: number(5_000, 1, 3_600_000, 'Longest time of one statement in a database on a server.'),
+  eventsMax: number(1_000_000, 1, 1_000_000_000, 'Events that wait to be published; past it 503 queue-full.'),
+  queueTimeoutMs: number(10_000, 100, 600_000, 'Longest wait until a queue on a server has a command; then 503 engine-timeout.'),
+  queueLeaseTtlMs: number(3_000, 500, 600_000, 'How long the partitions of a node that died stay taken in a queue on a server.'),
   stopTimeoutMs: number(10_000, 1, 3_600_000, 'Longest time for a graceful stop.'),
 })
 

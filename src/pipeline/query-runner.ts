@@ -10,7 +10,7 @@ import type { Ledger } from '../contracts/ledger.ts'
 import { nearest } from '../contracts/nearest.ts'
 import { abortable } from './door.ts'
 import type { Limits } from './options.ts'
-import type { AnyQuery } from './query.ts'
+import { type AnyQuery, answerTtlMs } from './query.ts'
 import { validated } from './validate.ts'
 import { withinTime } from './within-time.ts'
 
@@ -70,7 +70,7 @@ export class QueryRunner {
     return this.#cache.get(key(value), () => this.#load(query, value), {
       hardTimeoutMs: limitMs,
       loadTimeoutMs: limitMs,
-      ...(ttlMs === undefined ? {} : { ttlMs }),
+      ttlMs: ttlMs ?? answerTtlMs,
     })
   }
 

@@ -41,6 +41,8 @@ export interface Query<Name extends string = string, Input = never, Output = unk
 // biome-ignore lint/suspicious/noExplicitAny: the one place where the types of a query are forgotten
 export type AnyQuery = Query<string, any, any, any>
 
+/** Life of a cached answer whose query does not say, in milliseconds: the default of the cache. */
+export const answerTtlMs = 60_000
 /** Longest life of a cached answer, in milliseconds: a year. */
 const ttlMsMax = 365 * 86_400_000
 

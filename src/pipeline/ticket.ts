@@ -14,6 +14,7 @@ import type { Entry, OutcomeStatus } from '../contracts/ledger.ts'
 import { type Deferred, deferred } from '../std/deferred.ts'
 import type { Receipt } from './app-contract.ts'
 import type { AnyCommand } from './command.ts'
+import type { Delivery } from './queue/partition-feed.ts'
 
 export interface Settlement {
   readonly status: OutcomeStatus
@@ -44,6 +45,8 @@ export class Ticket implements Receipt {
   wakening = 0
   /** Who has it now. On 'disk' the queue has it, and the ticket stands for those who wait. */
   place: 'window' | 'batch' | 'disk' = 'window'
+  /** The message of the queue on a server that it came with: that queue holds it until the delivery has ended. */
+  delivery: Delivery | null = null
   /** Whether the door counts it as in flight. */
   counted = false
   /** Whether it is in the window of its lane and not on disk. */
@@ -64,6 +67,11 @@ export class Ticket implements Receipt {
     this.parsed = parsed
     this.#owner = owner
     this.#appended = entry.queued
+  }
+
+  /** Whether it would survive a crash of this process: nobody may drop it, or refuse it for a reason that passes. */
+  get kept(): boolean {
+    return this.entry.queued || this.delivery !== null
   }
 
   get key(): string {

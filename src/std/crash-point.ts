@@ -41,6 +41,11 @@ export const transactionCrashPointNames = [
 
 export type TransactionCrashPointName = (typeof transactionCrashPointNames)[number]
 
+/** Places of commands that come through a queue on a server. */
+export const queueCrashPointNames = ['queue.delivered', 'queue.before-acknowledge', 'queue.after-acknowledge'] as const
+
+export type QueueCrashPointName = (typeof queueCrashPointNames)[number]
+
 /** Places in sagas, TCC and three-phase commit. */
 export const sagaCrashPointNames = [
   'saga.before-start',
@@ -55,7 +60,7 @@ export const sagaCrashPointNames = [
 
 export type SagaCrashPointName = (typeof sagaCrashPointNames)[number]
 
-export function crashPoint(name: CrashPointName | TransactionCrashPointName | SagaCrashPointName): void {
+export function crashPoint(name: CrashPointName | TransactionCrashPointName | SagaCrashPointName | QueueCrashPointName): void {
   if (name !== wantedName) return
   visitsLeft -= 1
   if (visitsLeft === 0) process.kill(process.pid, 'SIGKILL')

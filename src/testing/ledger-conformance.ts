@@ -70,8 +70,36 @@ export function ledgerConformance({ describe, it }: TestRunner, engine: string, 
         outcomes: 0,
         dead: 0,
         blockedKeys: 0,
+        events: 0,
         oldestAcceptedAt: entries[0]?.acceptedAt,
       })
+    })
+
+    onStore('keeps the events of a commit, in order, until they are forgotten, over a restart too', async (open) => {
+      const event = (name: string) => ({ topic: 'placed', key: 'a', id: name, headers: '{}', body: `"${name}"`, at: 1 })
+      const nothing = { outcomes: [], done: [], parked: [], blocked: [], dead: [] }
+      const first = await open()
+      for (const [position, names] of [['one', 'two'], ['three']].entries()) {
+        const transaction = await first.begin([], { queued: [], arriving: [] })
+        await transaction.commit({ ...nothing, position: position + 1, events: names.map(event) })
+      }
+      const left = await first.begin([], { queued: [], arriving: [] })
+      await left.abort()
+      await first.close()
+      const second = await open()
+      const events = await second.events(10)
+      assert.deepEqual(
+        events.map(({ n, ...rest }) => rest),
+        ['one', 'two', 'three'].map(event),
+      )
+      assert.equal((await second.events(1)).length, 1)
+      assert.equal((await second.counts()).events, 3)
+      await second.forgetEvents(events[1]?.n ?? 0)
+      assert.deepEqual(
+        (await second.events(10)).map(({ id }) => id),
+        ['three'],
+      )
+      assert.equal((await second.counts()).events, 1)
     })
 
     onStore('is read from a position on, up to a number and a size, for one lane', async (open) => {

@@ -43,6 +43,7 @@ class Model {
       outcomes: this.outcomes.size,
       dead: this.dead.size,
       blockedKeys: this.blocked.size,
+      events: 0,
       oldestAcceptedAt: oldest?.acceptedAt ?? null,
     }
   }

@@ -34,6 +34,7 @@ const {
   creditMax,
   extraSchema = '',
   places = {},
+  queue,
 } = JSON.parse(process.argv[2])
 const load = (file) => import(new URL(file, pathToFileURL(`${dist}/`)).href)
 const { accept, command, defineApp, reject } = await load('index.js')
@@ -185,9 +186,16 @@ listen('headrace:retry', ({ way, error }) => {
   if (way === 'whole') say({ retried: error?.code ?? 'unknown' })
 })
 
+/** The queue on a server that commands go through, if there is one. */
+const engineOf = async ({ url }) => {
+  if (url.startsWith('postgres:')) return (await load('drivers/postgres/index.js')).postgresQueue({ url })
+  if (url.startsWith('amqp:')) return (await load('drivers/rabbitmq/index.js')).rabbitmqQueue({ url })
+  return (await load('drivers/sqlite/index.js')).sqliteQueue({ file: url })
+}
+
 let app
 try {
-  app = defineApp({ name: 'crash', commands })
+  app = defineApp({ name: queue?.app ?? 'crash', commands, ...(queue === undefined ? {} : { queue: await engineOf(queue) }) })
   await app.start({ dataDir })
 } catch (error) {
   say({ refused: error.code ?? 'unknown', message: error.message, details: error.details })

@@ -8,7 +8,7 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type Deferred, deferred } from '../../src/std/deferred.ts'
-import type { CrashPointName, TransactionCrashPointName } from '../../src/std/crash-point.ts'
+import type { CrashPointName, QueueCrashPointName, TransactionCrashPointName } from '../../src/std/crash-point.ts'
 import { builtDist, type Places, world } from './world.ts'
 
 const childFile = fileURLToPath(new URL('child.mjs', import.meta.url))
@@ -19,7 +19,7 @@ const answerMsMax = 30_000
 const stderrBytesMax = 16 * 1024
 
 export interface CrashPlace {
-  readonly name: CrashPointName | TransactionCrashPointName
+  readonly name: CrashPointName | TransactionCrashPointName | QueueCrashPointName
   readonly visit: number
 }
 
@@ -28,6 +28,8 @@ export interface ProcessOptions {
   readonly dist?: string
   /** Databases on servers. Default: none. */
   readonly places?: Places
+  /** The queue on a server, or the file, that commands go through, and the app whose they are. Default: none. */
+  readonly queue?: { readonly url: string; readonly app: string } | undefined
   readonly crashAt?: CrashPlace
   /** Limits of the app, by the names of their environment variables. */
   readonly limits?: Readonly<Record<string, number>>
@@ -86,8 +88,8 @@ export class AppProcess {
   #stderr = ''
 
   constructor(options: ProcessOptions) {
-    const { dist = builtDist, dataDir, extraSchema, places } = options
-    const settings = { ...world, dist, dataDir, extraSchema, places }
+    const { dist = builtDist, dataDir, extraSchema, places, queue } = options
+    const settings = { ...world, dist, dataDir, extraSchema, places, queue }
     const [program = process.execPath, ...before] = [...(options.under ?? []), process.execPath]
     this.#process = spawn(program, [...before, childFile, JSON.stringify(settings)], {
       env: environmentOf(options),

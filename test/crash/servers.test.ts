@@ -4,7 +4,7 @@
  * recovery, over every kind of set of databases.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type CrashPointName, type TransactionCrashPointName, transactionCrashPointNames } from '../../src/std/crash-point.ts'
+import { type TransactionCrashPointName, transactionCrashPointNames } from '../../src/std/crash-point.ts'
 import type { LoadShape } from './load.ts'
 import type { CrashPlace } from './process.ts'
 import { type DatabaseSet, newPlaces, type Servers, serversMissing, startServers, stopServers } from './servers.ts'
@@ -42,7 +42,7 @@ const modes = {
 } as const satisfies Record<string, Mode>
 
 type ModeName = keyof typeof modes
-type Point = CrashPointName | TransactionCrashPointName
+type Point = CrashPlace['name']
 
 interface Case {
   readonly title: string

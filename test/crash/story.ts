@@ -6,7 +6,7 @@
  */
 import { createRandom } from '../../src/std/random.ts'
 import { Load, type LoadShape, type Refusals } from './load.ts'
-import { AppProcess, type CrashPlace, type End } from './process.ts'
+import { AppProcess, type CrashPlace, type End, type ProcessOptions } from './process.ts'
 import { epochOf, findings, lost } from './verdict.ts'
 import type { Places } from './world.ts'
 
@@ -31,6 +31,8 @@ export interface Story {
   readonly dataDir: string
   /** Databases on servers. Default: none. */
   readonly places?: Places
+  /** As `ProcessOptions` takes it. */
+  readonly queue?: ProcessOptions['queue']
   readonly seed: number
   readonly shape: LoadShape
   readonly lives: readonly Life[]
@@ -59,7 +61,8 @@ export async function tell(story: Story): Promise<Told> {
       if (typeof end === 'string') return { broken: [end, ...broken, ...load.broken], load, ends }
       ends.push(end)
       life.afterwards?.(story.dataDir)
-      broken.push(...lost(story.dataDir, load.sent))
+      // What a server holds is not looked into; a file of the data directory is.
+      if (story.queue === undefined || story.queue.url.startsWith(story.dataDir)) broken.push(...lost(story.dataDir, load.sent))
       const next = epochOf(story.dataDir)
       if (next < epoch || (next === epoch && process.over?.signal === null))
         broken.push(`4 only the owner commits: the epoch was ${epoch}, and after another start it is ${next}`)

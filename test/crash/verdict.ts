@@ -73,12 +73,26 @@ export function lost(dataDir: string, sent: readonly Sent[]): string[] {
   const kept = new Set(
     tablesOf(dataDir).flatMap((table) => readRows<{ id: string }>(dataDir, 'journal', `select id from ${table}`).map(({ id }) => id)),
   )
+  for (const id of inQueue(dataDir)) kept.add(id)
   return acknowledged
     .filter((each) => !kept.has(scoped(each)))
     .map(
       (each) =>
         `1 acknowledged is durable: ${scoped(each)} was ${each.body === null ? 'said to be safe' : 'answered'}, and the process left nothing of it`,
     )
+}
+
+/** Commands that wait in the queue of a file of its own, if there is one. */
+function inQueue(dataDir: string): string[] {
+  if (!existsSync(join(dataDir, 'queue.sqlite'))) return []
+  return readRows<{ headers: string }>(
+    dataDir,
+    'queue',
+    "select headers from message join place using (topic, partition) where place.name = 'apply' and position > acked",
+  ).map(({ headers }) => {
+    const { type = '', tenant = '', id = '' } = JSON.parse(headers) as Record<string, string>
+    return `${type}/${tenant}/${id}`
+  })
 }
 
 /** Those of the tables of commands that are there: a journal that lost everything has none. */

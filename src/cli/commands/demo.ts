@@ -18,11 +18,15 @@ With --databases the stock and the orders are in the first of the places named,
 and the wallets in the last: PostgreSQL or MariaDB, on servers that are started
 for the sale in a temporary folder, or at the urls given. The app is the same.
 
+With --queue the orders go through RabbitMQ, PostgreSQL or a SQLite file of its
+own before they are applied.
+
 Examples:
   headrace demo flash-sale
   headrace demo flash-sale --orders 100000 --skus 1 --kill 10
   headrace demo flash-sale --databases postgres,mariadb --kill 3 --kill-databases 2
   headrace demo flash-sale --databases postgres://me@db/sale,mysql://me@db/sale
+  headrace demo flash-sale --queue rabbitmq --kill 2 --kill-queue 2
   headrace demo flash-sale --once --json | jq .ok
 
 Exit code 0 when the verdict is clean, 1 when it is not.
@@ -43,6 +47,8 @@ export function addDemo(program: Command): void {
     .option('--kill <n>', 'how often the server is killed with SIGKILL', wholeNumber(0, 1_000), 3)
     .option('--databases <places>', 'where the databases are: sqlite, postgres, mariadb or urls, with commas between (sqlite)')
     .option('--kill-databases <n>', 'how often a database server of the sale is killed with SIGKILL', wholeNumber(0, 1_000), 0)
+    .option('--queue <place>', 'the queue that orders go through: sqlite, postgres, rabbitmq or a url (none)')
+    .option('--kill-queue <n>', 'how often the server of the queue is killed with SIGKILL', wholeNumber(0, 1_000), 0)
     .option('--seed <n>', 'seed of orders, repeats and kills (random)', wholeNumber(0, 2 ** 32 - 1))
     .option('--data <folder>', 'where the databases live; must be new or empty (a temporary folder)')
     .option('--app <file>', 'another version of the app, to see what the verdict makes of it', defaultApp)

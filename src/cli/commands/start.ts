@@ -25,6 +25,7 @@ Examples:
   headrace start app.ts --port 3000 --data /var/lib/shop
   headrace start app.ts --json --log-level warn >node.log
   headrace start app.ts --batch-commands-max 1024
+  headrace start app.ts --queue amqp://queue.internal
 
 Exit code 3 when it cannot start, 1 when it had to stop by itself.
 ${exitCodesHelp}`
@@ -40,6 +41,12 @@ export function addStart(program: Command): void {
     .option('--host <address>', 'where to listen; 0.0.0.0 for all addresses (127.0.0.1)')
     .option('--port <n>', `${portLimit.about} (${portLimit.default})`, wholeNumber(portLimit.min, portLimit.max))
     .option('--data <folder>', 'where the journal and the databases live (./data)')
+    .addOption(
+      new Option(
+        '--queue <url>',
+        "queue that commands go through: amqp://…, postgres://… or sqlite:file; 'none' leaves the one used before (the data folder)",
+      ).env('HEADRACE_QUEUE'),
+    )
     .addOption(new Option('--log-level <level>', 'how much the log tells (warn; info with --json)').choices(logLevels))
     .addOption(
       new Option('--admin-token <token>', 'lets callers from other machines use /admin, with this token').env('HEADRACE_ADMIN_TOKEN'),

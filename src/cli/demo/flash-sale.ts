@@ -15,6 +15,7 @@ import { inTurn, type Kill, Killer } from './killer.ts'
 import { NodeProcess } from './node-process.ts'
 import { openPlaces, type Places, startsServers } from './places.ts'
 import { checkOutcomes, resolvePending } from './outcome-check.ts'
+import { openQueuePlace, type QueuePlace, startsQueueServer } from './queue-place.ts'
 import { orderId, orderInput, planSale, type SaleOptions, type SalePlan } from './plan.ts'
 import { SaleRecord } from './record.ts'
 import { judge, type Verdict } from './verdict.ts'
@@ -28,6 +29,9 @@ export interface FlashSaleOptions extends SaleOptions {
   /** Where the databases are; as `openPlaces` takes it. */
   readonly databases?: string
   readonly databaseKills: number
+  /** The queue that orders go through; as `openQueuePlace` takes it. */
+  readonly queue?: string
+  readonly queueKills: number
   readonly signal: AbortSignal
 }
 
@@ -36,10 +40,11 @@ export interface FlashSaleProgress {
   readonly tally: Tally
   readonly killer: Killer
   readonly databaseKiller: Killer
+  readonly queueKiller: Killer
 }
 
 export interface FlashSaleSteps {
-  started(node: NodeProcess, plan: SalePlan, readyMs: number, places: Places): void
+  started(node: NodeProcess, plan: SalePlan, readyMs: number, places: Places, queue: QueuePlace): void
   stocked(ms: number): void
   ordering(progress: FlashSaleProgress): void
   ordered(): void
@@ -56,6 +61,8 @@ export interface FlashSaleResult {
   readonly load: LoadSummary
   readonly kills: readonly Kill[]
   readonly databaseKills: readonly Kill[]
+  readonly queue: QueuePlace
+  readonly queueKills: readonly Kill[]
 }
 
 /** Share of orders that are sent twice with the same Idempotency-Key. */
@@ -78,13 +85,24 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
       'There is no database server that may be killed.',
       'Let the sale start its own: --databases postgres,mariadb',
     )
-  const places = await openPlaces(options.databases, options.app, options.dataDir)
-  const { environment } = places
+  if (options.queueKills > 0 && !startsQueueServer(options.queue))
+    throw new CliError(
+      exitCodes.usage,
+      'usage',
+      'There is no server of a queue that may be killed.',
+      'Let the sale start its own: --queue rabbitmq',
+    )
+  const queue = await openQueuePlace(options.queue, options.dataDir)
+  const places = await openPlaces(options.databases, options.app, options.dataDir).catch(async (error: unknown) => {
+    await queue.close()
+    throw error
+  })
+  const environment = { ...places.environment, ...(queue.url === null ? {} : { HEADRACE_QUEUE: queue.url }) }
   const node = new NodeProcess({ app: options.app, dataDir: options.dataDir, environment, onCrash: (error) => crash.abort(error) })
   let transport: Transport | null = null
   try {
     const readyMs = await node.start()
-    steps.started(node, plan, readyMs, places)
+    steps.started(node, plan, readyMs, places, queue)
     transport = createTransport({ url: node.url, connections: options.connections, requestTimeoutMs })
     steps.stocked(await fill(transport, plan, signal))
 
@@ -92,8 +110,9 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
     const tally = new Tally()
     const killer = new Killer(node, options.kills, plan.orders, random.fork('kills'))
     const databaseKiller = new Killer(inTurn(places.servers), options.databaseKills, plan.orders, random.fork('database kills'))
-    steps.ordering({ tally, killer, databaseKiller })
-    const killers = [killer, databaseKiller]
+    const queueKiller = new Killer(queue.server ?? inTurn([]), options.queueKills, plan.orders, random.fork('queue kills'))
+    steps.ordering({ tally, killer, databaseKiller, queueKiller })
+    const killers = [killer, databaseKiller, queueKiller]
     const end = await order({ transport, plan, record, tally, killers, signal, connections: options.connections, seed: options.seed })
     await Promise.all(killers.map((each) => each.settled()))
     steps.ordered()
@@ -106,10 +125,22 @@ export async function runFlashSale(options: FlashSaleOptions, steps: FlashSaleSt
     const inDoubt = await places.inDoubt()
     const state = await readSale(places.read)
     const verdict = judge({ plan, record, state, outcomes, inDoubt, repeats: { sent: end.repeats.sent, different: end.repeats.different } })
-    return { node, places, plan, verdict, state, load: tally.summary(end), kills: killer.kills, databaseKills: databaseKiller.kills }
+    return {
+      node,
+      places,
+      plan,
+      verdict,
+      state,
+      load: tally.summary(end),
+      kills: killer.kills,
+      databaseKills: databaseKiller.kills,
+      queue,
+      queueKills: queueKiller.kills,
+    }
   } catch (error) {
     await node.stop()
     await places.close()
+    await queue.close()
     throw crash.signal.aborted ? crash.signal.reason : error
   } finally {
     await transport?.close()

@@ -149,7 +149,8 @@ async function migrate(app: string, environment: Readonly<Record<string, string>
   if (code !== 0) throw new CliError(exitCodes.unavailable, 'migrate-failed', `headrace migrate ended with ${code}:\n${said}`)
 }
 
-function mortal(server: Server): Mortal {
+/** What kills and starts a server of the sale. */
+export function mortal(server: Server): Mortal {
   return {
     kill: () => server.kill(),
     async start() {

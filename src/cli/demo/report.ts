@@ -4,7 +4,7 @@ import type { FlashSaleOptions, FlashSaleResult } from './flash-sale.ts'
 import type { Kill } from './killer.ts'
 
 /** The one object that --json prints. */
-export function summaryOf({ verdict, load, kills, databaseKills, plan }: FlashSaleResult): Readonly<Record<string, unknown>> {
+export function summaryOf({ verdict, load, kills, databaseKills, queueKills, plan }: FlashSaleResult): Readonly<Record<string, unknown>> {
   const { ok, accepted, rejected, sold, lost, duplicated, oversold, halfWritten } = verdict
   return {
     ok,
@@ -18,6 +18,7 @@ export function summaryOf({ verdict, load, kills, databaseKills, plan }: FlashSa
     halfWritten,
     kills: kills.length,
     databaseKills: databaseKills.length,
+    queueKills: queueKills.length,
     throughput: Math.round(load.throughput),
     p50Ms: load.latencyMs.p50,
     p99Ms: load.latencyMs.p99,
@@ -38,7 +39,7 @@ export function summaryOf({ verdict, load, kills, databaseKills, plan }: FlashSa
 
 export function printVerdict(
   terminal: Terminal,
-  { verdict, load, kills, databaseKills, plan, node }: FlashSaleResult,
+  { verdict, load, kills, databaseKills, queueKills, plan, node }: FlashSaleResult,
   options: FlashSaleOptions,
 ): void {
   const dim = (text: string): string => terminal.style('dim', text)
@@ -49,7 +50,7 @@ export function printVerdict(
     ['sold', `${counted(verdict.sold, 'unit')} for ${amount(verdict.revenue)}`],
     [
       'speed',
-      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}${kills.length + databaseKills.length > 0 ? ', restarts included' : ''}`,
+      `${count(load.throughput)} orders per second; p50 ${duration(load.latencyMs.p50)}, p99 ${duration(load.latencyMs.p99)}, longest ${duration(load.latencyMs.max)}${kills.length + databaseKills.length + queueKills.length > 0 ? ', restarts included' : ''}`,
     ],
     ['repeats', `${counted(load.repeats.sent, 'order')} sent twice with the same Idempotency-Key`],
   ]
@@ -59,6 +60,7 @@ export function printVerdict(
   }
   if (kills.length > 0) rows.push(['kills', `${killed(kills)}; ${count(retries)} requests sent again`])
   if (databaseKills.length > 0) rows.push(['databases', killed(databaseKills)])
+  if (queueKills.length > 0) rows.push(['queue', killed(queueKills)])
   terminal.print()
   for (const line of table(rows.map(([name = '', value = '']) => [dim(name), value]))) terminal.print(line)
 

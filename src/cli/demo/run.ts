@@ -18,6 +18,8 @@ export interface FlashSaleFlags {
   readonly kill: number
   readonly databases?: string
   readonly killDatabases: number
+  readonly queue?: string
+  readonly killQueue: number
   readonly seed?: number
   readonly data?: string
   readonly app: string
@@ -40,6 +42,8 @@ export async function flashSale(terminal: Terminal, options: FlashSaleFlags): Pr
     kills: options.kill,
     ...(options.databases === undefined ? {} : { databases: options.databases }),
     databaseKills: options.killDatabases,
+    ...(options.queue === undefined ? {} : { queue: options.queue }),
+    queueKills: options.killQueue,
     signal: interrupt.signal,
   }
   let keep = !temporary
@@ -51,6 +55,7 @@ export async function flashSale(terminal: Terminal, options: FlashSaleFlags): Pr
     if (options.once !== true && !interrupt.signal.aborted) await stayUp(terminal, result, interrupt.signal)
     await result.node.stop()
     await result.places.close()
+    await result.queue.close()
     return result.verdict.ok ? exitCodes.ok : exitCodes.failed
   } catch (error) {
     if (interrupt.signal.aborted) return exitCodes.interrupted
@@ -99,7 +104,7 @@ function show(terminal: Terminal, sale: FlashSaleOptions): FlashSaleSteps {
   let progress: Progress | null = null
   let orderedAt = 0
   return {
-    started(node, plan, readyMs, places) {
+    started(node, plan, readyMs, places, queue) {
       const units = plan.items.reduce((sum, item) => sum + item.stock, 0)
       terminal.note(
         terminal.style(
@@ -110,17 +115,20 @@ function show(terminal: Terminal, sale: FlashSaleOptions): FlashSaleSteps {
       terminal.note('')
       line('server', `${node.url}, process ${node.pid}, ready after ${duration(readyMs)}`)
       line('data', places.about)
+      if (queue.url !== null) line('queue', queue.about)
     },
     stocked: (ms) =>
       line('stock', `${counted(sale.skus, 'SKU')} and ${counted(sale.buyers, 'wallet')} put in place over NDJSON in ${duration(ms)}`),
-    ordering({ tally, killer, databaseKiller }) {
+    ordering({ tally, killer, databaseKiller, queueKiller }) {
       orderedAt = performance.now()
       const remark = (): string => {
         if (killer.down) return terminal.style('yellow', 'killed, starting again')
         if (databaseKiller.down) return terminal.style('yellow', 'database killed, starting again')
+        if (queueKiller.down) return terminal.style('yellow', 'queue killed, starting again')
         const done = [
           ...(sale.kills === 0 ? [] : [`killed ${killer.kills.length} of ${sale.kills}`]),
           ...(sale.databaseKills === 0 ? [] : [`databases ${databaseKiller.kills.length} of ${sale.databaseKills}`]),
+          ...(sale.queueKills === 0 ? [] : [`queue ${queueKiller.kills.length} of ${sale.queueKills}`]),
         ]
         return done.join(', ')
       }

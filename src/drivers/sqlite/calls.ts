@@ -6,6 +6,7 @@ import type {
   DeadLetter,
   Entry,
   LedgerCounts,
+  QueuedEvent,
   QueuedId,
   ReadOptions,
   StoredOutcome,
@@ -40,6 +41,8 @@ export interface Calls {
   decideAbort(gid: string, participants: readonly string[]): Decision
   decisions(prefix: string, limit: number): Decision[]
   forgetDecisions(gids: readonly string[]): void
+  events(limit: number): QueuedEvent[]
+  forgetEvents(upTo: number): void
   prune(olderThan: number, keepMax: number): number
   close(): void
 }
@@ -67,4 +70,6 @@ export interface EngineOptions {
   readonly dataDir: string
   readonly partitions: number
   readonly databases: readonly { readonly name: string; readonly path: string; readonly schema: string | null }[]
+  /** As in `LedgerOptions`. */
+  readonly queue?: { readonly name: string | null; readonly leave: boolean } | undefined
 }

@@ -208,6 +208,14 @@ export class Engine implements Calls {
     return this.#journal.forgetDecisions(...parameters)
   }
 
+  events(...parameters: Parameters<Calls['events']>): Reply['events'] {
+    return this.#journal.events(...parameters)
+  }
+
+  forgetEvents(...parameters: Parameters<Calls['forgetEvents']>): Reply['forgetEvents'] {
+    return this.#journal.forgetEvents(...parameters)
+  }
+
   prune(...parameters: Parameters<Calls['prune']>): Reply['prune'] {
     return this.#journal.prune(...parameters)
   }

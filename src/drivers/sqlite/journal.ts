@@ -13,16 +13,19 @@ import type {
   DeadLetter,
   Entry,
   LedgerCounts,
+  QueuedEvent,
   QueuedId,
   ReadOptions,
   StoredOutcome,
 } from '../../contracts/ledger.ts'
 import type { Decision } from '../../contracts/participant.ts'
 import { crashPoint } from '../../std/crash-point.ts'
+import type { EngineOptions } from './calls.ts'
 import { DeadTable, withoutDigest } from './dead-table.ts'
 import { DecisionTable } from './decision-table.ts'
 import { EntryTable } from './entry-table.ts'
 import { sqliteError } from './errors.ts'
+import { EventTable } from './event-table.ts'
 import { OutcomeTable } from './outcome-table.ts'
 import { type Redo, RedoTable } from './redo-table.ts'
 import { journalFormat, journalSchema } from './schema.ts'
@@ -33,6 +36,7 @@ export interface JournalOptions {
   /** For a new journal. */
   readonly partitions: number
   readonly deployment: string
+  readonly queue: EngineOptions['queue']
 }
 
 export class Journal implements Memory {
@@ -45,16 +49,18 @@ export class Journal implements Memory {
   readonly #outcomes: OutcomeTable
   readonly #dead: DeadTable
   readonly #decisions: DecisionTable
+  readonly #events: EventTable
   #position: number
   #batch: number
 
-  /** Opens the journal, and raises its epoch. Throws 'data-corrupt', 'data-version', 'data-partitions'. */
+  /** Opens the journal, and raises its epoch. Throws 'data-corrupt', 'data-version', 'data-partitions', 'queue-differs'. */
   constructor(options: JournalOptions) {
     this.#store = new JournalStore(options.path)
     try {
       this.#store.database.exec('begin immediate')
       this.#create(options)
       this.partitions = this.#checked(options)
+      this.#takeQueue(options.queue)
       this.deployment = String(this.#store.meta('deployment'))
       this.epoch = Number(this.#store.meta('epoch')) + 1
       this.#store.setMeta('epoch', this.epoch)
@@ -66,6 +72,7 @@ export class Journal implements Memory {
       this.#outcomes = new OutcomeTable(this.#store)
       this.#dead = new DeadTable(this.#store)
       this.#decisions = new DecisionTable(this.#store)
+      this.#events = new EventTable(this.#store)
       this.redo = new RedoTable(this.#store)
       this.#store.follow(this)
     } catch (error) {
@@ -131,6 +138,7 @@ export class Journal implements Memory {
       this.#entries.insert(record.parked, true)
       for (const { key, partition, retryAt } of record.blocked) this.#entries.block(key, partition, retryAt)
       for (const dead of record.dead) this.#dead.insert(dead)
+      this.#events.insert(record.events ?? [])
       for (const each of redo) this.redo.insert(each)
       this.#raisePosition(record.position)
       if (redo.length > 0 || record.decision !== undefined) {
@@ -163,6 +171,7 @@ export class Journal implements Memory {
       outcomes: this.#outcomes.size,
       dead: this.#dead.size,
       blockedKeys: this.blockedKeys().length,
+      events: this.#events.size,
       oldestAcceptedAt,
     }
   }
@@ -236,6 +245,14 @@ export class Journal implements Memory {
     this.#store.transaction(() => this.#decisions.forget(gids))
   }
 
+  events(limit: number): QueuedEvent[] {
+    return this.#events.list(limit)
+  }
+
+  forgetEvents(upTo: number): void {
+    this.#store.transaction(() => this.#events.forget(upTo))
+  }
+
   prune(olderThan: number, keepMax: number): number {
     return this.#outcomes.prune(olderThan, keepMax)
   }
@@ -267,6 +284,20 @@ export class Journal implements Memory {
       )
     }
     return has
+  }
+
+  /** Accepted commands may wait in the queue that was used before: another one is refused, unless the user leaves them. */
+  #takeQueue(queue: EngineOptions['queue']): void {
+    if (queue === undefined) return
+    const before = this.#store.meta('queue')
+    const { name, leave } = queue
+    if (typeof before === 'string' && before !== '' && before !== name && !leave)
+      throw new HeadraceError(
+        'queue-differs',
+        `This data directory took its commands from ${before}, where accepted ones may wait${name === null ? '' : `; now it is given ${name}`}. Start with that queue until it is empty, then once with the queue 'none' (--queue none).`,
+        { details: { before, asked: name } },
+      )
+    if ((name ?? '') !== (before ?? '')) this.#store.setMeta('queue', name ?? '')
   }
 
   #conflict(entry: Entry): AppendConflict | null {

@@ -37,7 +37,7 @@ export async function openSqliteLedger(options: SqliteLedgerOptions): Promise<De
       throw new HeadraceError('app-invalid', `SQLite '${name}' and ${other} are one file: ${path}. Give each a file of its own.`)
     paths.set(path, `'${name}'`)
   }
-  const port = await openPort({ dataDir, partitions: options.partitions, databases }, threadOf(options))
+  const port = await openPort({ dataDir, partitions: options.partitions, databases, queue: options.queue }, threadOf(options))
   const { queued, redone } = port.opened
   tell('headrace:recovery', () => ({ app: options.app, queued, redone, ms: performance.now() - startedAt }))
   return ledgerOn(port, options)
@@ -75,6 +75,8 @@ function ledgerOn(port: Port, options: LedgerOptions): DecidingLedger {
     deadLetter: (position) => port.call('deadLetter', position),
     redrive: (position) => port.call('redrive', position),
     drop: (position) => port.call('drop', position),
+    events: (limit) => port.call('events', limit),
+    forgetEvents: (upTo) => port.call('forgetEvents', upTo),
     prune: () => port.call('prune', Date.now() - options.outcomeRetentionMs, options.outcomesMax),
     close: () => port.close(),
   }

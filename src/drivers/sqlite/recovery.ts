@@ -28,7 +28,7 @@ const journalFile = 'journal.sqlite'
 /** Less than this, in bytes, and an index of a log may not fit. */
 const roomBytesMin = 256 * 1024
 
-/** Throws 'data-unreadable', 'data-in-use', 'data-corrupt', 'data-diverged', 'data-partitions', 'data-version', 'table-without-key', 'disk-full', 'sql-failed'. */
+/** Throws 'data-unreadable', 'data-in-use', 'data-corrupt', 'data-diverged', 'data-partitions', 'data-version', 'queue-differs', 'table-without-key', 'disk-full', 'sql-failed'. */
 export function openEngine(options: EngineOptions): { readonly engine: Engine; readonly opened: Opened } {
   makeDirectory(options.dataDir)
   const lock = new OwnerLock(options.dataDir)
@@ -37,7 +37,7 @@ export function openEngine(options: EngineOptions): { readonly engine: Engine; r
   try {
     const path = join(options.dataDir, journalFile)
     refuseDamagedLog(path)
-    journal = new Journal({ path, partitions: options.partitions, deployment: randomUUID() })
+    journal = new Journal({ path, partitions: options.partitions, deployment: randomUUID(), queue: options.queue })
     for (const database of [...options.databases].sort((a, b) => (a.name < b.name ? -1 : 1))) {
       mkdirSync(dirname(database.path), { recursive: true })
       participants.set(database.name, new Participant(database, `${journal.deployment}/${database.name}`))
