@@ -26,7 +26,7 @@ export interface GivenDatabases {
   readonly app: App | null
   /** Those that take part in transactions over several databases. */
   readonly participants: readonly ParticipantHandle[]
-  /** Those that do not: SQLite files, which belong to the node that opens them. */
+  /** Those that do not: SQLite files of an app, which belong to the node that opens them. */
   readonly others: readonly DatabaseHandle[]
 }
 
@@ -69,7 +69,8 @@ export async function givenDatabases(file: string | undefined, urls: readonly st
     byName.set(name, await handleOf(name, url, typeof schema === 'string' ? schema : undefined))
   }
   const all = [...byName.values()]
-  return { app, participants: all.filter(isParticipant), others: all.filter((handle) => !isParticipant(handle)) }
+  const takesPart = (handle: DatabaseHandle): handle is ParticipantHandle => isParticipant(handle, app !== null)
+  return { app, participants: all.filter(takesPart), others: all.filter((handle) => !takesPart(handle)) }
 }
 
 /** Those that `only` names, or all. */
@@ -158,6 +159,8 @@ function isHandle(value: unknown): value is DatabaseHandle {
   return typeof value === 'object' && value !== null && (value as { kind?: unknown }).kind === 'database'
 }
 
-function isParticipant(handle: DatabaseHandle): handle is ParticipantHandle {
-  return typeof (handle as Partial<ParticipantHandle>).connect === 'function'
+/** Files of an app belong to its journal; those that are exported without one, to a coordinator. */
+function isParticipant(handle: DatabaseHandle & Partial<ParticipantHandle>, ofApp: boolean): boolean {
+  if (typeof handle.connect !== 'function') return false
+  return handle.embedded !== true || (!ofApp && typeof handle.options['file'] === 'string')
 }

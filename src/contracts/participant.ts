@@ -159,6 +159,8 @@ export interface ConnectOptions {
 
 /** The handle of a database that can take part: it knows how to connect. */
 export interface ParticipantHandle<Name extends string = string> extends DatabaseHandle<Name> {
+  /** True: in an app the journal decides for it, and only a coordinator connects. Default: false. */
+  readonly embedded?: boolean
   /** Connects lazily: it resolves although the server is away. Throws when the driver library is missing or an option is wrong. */
   connect(options?: ConnectOptions): Promise<Participant>
 }

@@ -128,8 +128,7 @@ export class EventRelay {
     // A stop does not wait for a queue that is away.
     const answers = await Promise.race([Promise.allSettled(page.map((event) => this.#publishOne(event))), this.#stopped.promise])
     this.#stop.signal.throwIfAborted()
-    const refused = answers.find((answer) => answer.status === 'rejected')
-    if (refused !== undefined) throw refused.reason
+    for (const answer of answers) if (answer.status === 'rejected') throw answer.reason
   }
 
   async #publishOne({ topic, key, id, headers, body, at }: QueuedEvent): Promise<void> {

@@ -46,6 +46,8 @@ export interface ParticipantHarness {
   proxy?(): TcpProxy
   /** Whether several branches write side by side. Default: true. */
   readonly concurrent?: boolean
+  /** Whether it makes Headrace's tables by itself, so that they are never missing. Default: false. */
+  readonly setsItselfUp?: boolean
 }
 
 export interface ParticipantRunner {
@@ -64,16 +66,18 @@ const newId = (): string => `i-${run}-${names++}`
 
 export function participantConformance(runner: ParticipantRunner, engine: string, harness: ParticipantHarness): void {
   const { describe } = runner
-  const { concurrent = true } = harness
+  const { concurrent = true, setsItselfUp = false } = harness
 
   type Open = (options?: OpenParticipantOptions) => Promise<Participant>
   /** A case with participants of its own, closed afterwards; skipped where the harness lacks what it needs. */
   const promise = (
     name: string,
-    needs: readonly (keyof ParticipantHarness | 'concurrency')[],
+    needs: readonly (keyof ParticipantHarness | 'concurrency' | 'missing tables')[],
     test: (open: Open) => Promise<void>,
   ): void => {
-    const lacking = needs.filter((need) => (need === 'concurrency' ? !concurrent : harness[need] === undefined))
+    const lacking = needs.filter((need) =>
+      need === 'concurrency' ? !concurrent : need === 'missing tables' ? setsItselfUp : harness[need] === undefined,
+    )
     const body = async (): Promise<void> => {
       const opened: Participant[] = []
       try {
@@ -261,7 +265,7 @@ export function participantConformance(runner: ParticipantRunner, engine: string
       assert.equal(await codeOf(one.reader.selectIn('item', 'id', ['x'])), 'engine-unavailable')
     })
 
-    promise('says which tables are missing, and how to make them', [], async (open) => {
+    promise('says which tables are missing, and how to make them', ['missing tables'], async (open) => {
       const bare = await open({ tables: 'missing' })
       const code = await codeOf(
         (async () => {
@@ -595,7 +599,7 @@ export function participantConformance(runner: ParticipantRunner, engine: string
       await one.forget([gid, second])
     })
 
-    promise('have one winner when commit and abort race', ['concurrency'], async (open) => {
+    promise('have one winner when commit and abort race', [], async (open) => {
       const [one, other] = [await open(), await open()]
       if (!one.canDecide) return
       for (let round = 0; round < 20; round++) {
@@ -689,7 +693,7 @@ export function participantConformance(runner: ParticipantRunner, engine: string
       await one.raise([])
     })
 
-    promise('wait, when raised, for a branch that holds them', ['concurrency'], async (open) => {
+    promise('wait, when raised, for a branch that holds them', [], async (open) => {
       const [one, other] = [await open(), await open()]
       const deployment = newGid()
       const id = newId()

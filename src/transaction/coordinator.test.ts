@@ -306,6 +306,28 @@ describe('the protocol', () => {
   })
 })
 
+describe('many transactions that wait for one database', () => {
+  it('go on behind the answer without a warning of the process', async () => {
+    const warnings: Error[] = []
+    const hear = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', hear)
+    const here = await world(
+      { phase2WaitMs: 0, closeTimeoutMs: 50 },
+      { wallet: { fault: (call) => (call === 'commitPrepared' ? 'lost-before' : null) } },
+    )
+    for (let number = 0; number < 15; number += 1) {
+      await here.coordinator.transaction({ databases: ['stock', 'wallet'] }, async (tx) => {
+        await tx.database('stock').upsertMany('t', 'id', [{ id: `i${number}`, n: 1 }])
+        await tx.database('wallet').upsertMany('t', 'id', [{ id: `i${number}`, n: 1 }])
+      })
+    }
+    expect(here.coordinator.counts.unfinished).toBe(15)
+    await here.coordinator.close()
+    process.off('warning', hear)
+    expect(warnings).toEqual([])
+  })
+})
+
 describe('a commit whose connection is lost', () => {
   it('is found out, whether it happened or not', async () => {
     const here = await world()

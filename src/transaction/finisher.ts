@@ -3,6 +3,7 @@
  * again until each confirms. It goes on behind the answer to the caller; what it
  * has not done when the process dies is done by recovery.
  */
+import { setMaxListeners } from 'node:events'
 import { HeadraceError } from '../contracts/errors.ts'
 import { backoffMs } from '../std/backoff.ts'
 import { crashPoint } from '../std/crash-point.ts'
@@ -40,6 +41,8 @@ export class Finisher {
   constructor(parts: FinisherParts) {
     this.#parts = parts
     this.#calls = new Permits(parts.limits.finishCallsMax)
+    // Every branch that waits for its database listens for the end: bounded by unfinishedMax, and no leak.
+    setMaxListeners(0, this.#stop.signal)
   }
 
   /** Decided transactions whose branches have not all confirmed, and commits whose end is not known. */

@@ -7,73 +7,15 @@
  * was told the truth, and at the end nothing is in doubt.
  */
 import { describe, expect, it } from 'vitest'
+import { VirtualClock } from '../../test/support/virtual-clock.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { type MemoryCall, type MemoryFault, MemoryParticipant, MemoryStore } from '../drivers/memory/index.ts'
 import { createRandom, type Random } from '../std/random.ts'
-import type { TransactionClock } from './clock.ts'
 import { createCoordinator } from './coordinator.ts'
 import type { Coordinator, CoordinatorOptions } from './coordinator-contract.ts'
 
 /** A history that takes longer goes round in circles. */
 const virtualMsMax = 60_000
-
-interface Timer {
-  readonly at: number
-  readonly fire: () => void
-}
-
-/** Time that goes to the next timer whenever nothing else is left to do. */
-class VirtualClock implements TransactionClock {
-  #now = 0
-  /** In the order in which they were set. */
-  readonly #timers = new Set<Timer>()
-
-  now(): number {
-    return this.#now
-  }
-
-  pause(ms: number, signal?: AbortSignal): Promise<void> {
-    if (signal?.aborted === true) return Promise.resolve()
-    return new Promise((resolve) => {
-      const over = (): void => {
-        this.#timers.delete(timer)
-        signal?.removeEventListener('abort', over)
-        resolve()
-      }
-      const timer: Timer = { at: this.#now + ms, fire: over }
-      signal?.addEventListener('abort', over, { once: true })
-      this.#timers.add(timer)
-    })
-  }
-
-  /** Goes on until `work` is done. */
-  async run<T>(work: Promise<T>): Promise<T> {
-    let done = false
-    const over = (): void => {
-      done = true
-    }
-    work.then(over, over)
-    for (let idle = 0; !done; idle += 1) {
-      await new Promise(setImmediate)
-      const next = this.#next()
-      if (next === null) {
-        if (idle > 50) throw new Error('the history hangs')
-        continue
-      }
-      idle = 0
-      if (next.at > virtualMsMax) throw new Error('the history does not end')
-      this.#now = Math.max(this.#now, next.at)
-      next.fire()
-    }
-    return work
-  }
-
-  #next(): Timer | null {
-    let first: Timer | null = null
-    for (const each of this.#timers) if (first === null || each.at < first.at) first = each
-    return first
-  }
-}
 
 type Answer = 'committed' | 'aborted' | 'unknown' | 'died'
 
@@ -90,7 +32,7 @@ const start = 100
 
 class History {
   readonly #random: Random
-  readonly #clock = new VirtualClock()
+  readonly #clock = new VirtualClock(virtualMsMax)
   readonly #stores: MemoryStore[]
   readonly #logs: readonly boolean[]
   readonly #orders: Order[] = []

@@ -15,6 +15,7 @@ import { constants, type DatabaseSyncInstance, type Session } from '@photostruct
 import { HeadraceError } from '../../contracts/errors.ts'
 import { sqliteError } from './errors.ts'
 import { openDatabase } from './open.ts'
+import { refuseCoordinators } from './own-tables.ts'
 import { Verbs } from './verbs.ts'
 
 export interface ParticipantOptions {
@@ -48,6 +49,7 @@ export class Participant {
     this.#schema = options.schema
     this.#writer = openDatabase(options.name, options.path, { synchronous: 'normal', cacheKiB })
     try {
+      refuseCoordinators(options.name, options.path, this.#writer)
       // The ledger checkpoints by itself, since it must know what is on disk.
       this.#writer.exec('pragma wal_autocheckpoint = 0')
       this.#writer.exec(
@@ -90,11 +92,19 @@ export class Participant {
   /** Takes the file for an epoch, so that an older owner is refused from now on. */
   adopt(epoch: number, batch: number): void {
     this.#guarded(() => {
-      this.#writer
-        .prepare(
-          'insert into headrace_partition (scope, epoch, batch) values (?, ?, ?) on conflict (scope) do update set epoch = excluded.epoch where headrace_partition.epoch < excluded.epoch',
-        )
-        .run(this.#scope, epoch, batch)
+      this.#writer.exec('begin immediate')
+      try {
+        // A coordinator looks for the row under the same lock: one of the two is refused.
+        refuseCoordinators(this.name, this.path, this.#writer)
+        this.#writer
+          .prepare(
+            'insert into headrace_partition (scope, epoch, batch) values (?, ?, ?) on conflict (scope) do update set epoch = excluded.epoch where headrace_partition.epoch < excluded.epoch',
+          )
+          .run(this.#scope, epoch, batch)
+        this.#writer.exec('commit')
+      } finally {
+        if (this.#writer.isTransaction) this.#writer.exec('rollback')
+      }
     })
   }
 
