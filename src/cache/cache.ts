@@ -50,8 +50,9 @@ export class Cache extends Namespace {
   }
 
   stats(): Readonly<CacheStats> {
-    const { stats, pool } = this.#core
-    return { ...stats, entries: pool.entries, bytes: pool.bytes }
+    const { stats, pool, limits } = this.#core
+    const { entriesMax, bytesMax } = limits
+    return { ...stats, entries: pool.entries, bytes: pool.bytes, entriesMax, bytesMax }
   }
 
   /** The keys that are asked for most, the hottest first. */

@@ -54,8 +54,8 @@ export interface CachePrediction {
   readonly loadsAvoidedPerSecond: number
 }
 
-/** A group of keys that are asked for about as often. */
-interface Rank {
+/** A group of keys that are asked for about as often; the probabilities of all keys sum up to 1. */
+export interface Rank {
   readonly probability: number
   readonly keys: number
 }
@@ -67,19 +67,14 @@ const smallShare = 0.1
 /** Predicts what a cache hits and what it leaves to the database. Throws 'option-invalid'. */
 export function predictCache(workload: Workload, plan: CachePlan): CachePrediction {
   const { keys, exponent, requestsPerSecond, invalidationsPerSecond = 0 } = workload
-  check('keys', keys, 1, 2 ** 40)
-  check('exponent', exponent, 0, 5)
-  check('requestsPerSecond', requestsPerSecond, 0, 1e12)
-  check('invalidationsPerSecond', invalidationsPerSecond, 0, 1e12)
-  check('capacity', plan.capacity, 1, 2 ** 40)
-  check('ttlMs', plan.ttlMs, 1, 2 ** 53)
+  checkRange('keys', keys, 1, 2 ** 40)
+  checkRange('exponent', exponent, 0, 5)
+  checkRange('requestsPerSecond', requestsPerSecond, 0, 1e12)
+  checkRange('invalidationsPerSecond', invalidationsPerSecond, 0, 1e12)
+  checkRange('capacity', plan.capacity, 1, 2 ** 40)
+  checkRange('ttlMs', plan.ttlMs, 1, 2 ** 53)
   const ranks = zipfRanks(keys, exponent)
-  const present =
-    plan.capacity >= keys
-      ? ranks.map(() => 1)
-      : plan.policy === 'lru'
-        ? lruPresence(ranks, plan.capacity)
-        : s3FifoPresence(ranks, plan.capacity)
+  const present = presenceOf(ranks, keys, plan)
   let ofRoom = 0
   let withTime = 0
   for (const [place, rank] of ranks.entries()) {
@@ -94,6 +89,12 @@ export function predictCache(workload: Workload, plan: CachePlan): CachePredicti
     loadsPerSecond: requestsPerSecond * (1 - withTime),
     loadsAvoidedPerSecond: requestsPerSecond * withTime,
   }
+}
+
+/** The share of time that a key of each rank has room, by room alone. */
+export function presenceOf(ranks: readonly Rank[], keys: number, { capacity, policy }: Pick<CachePlan, 'capacity' | 'policy'>): number[] {
+  if (capacity >= keys) return ranks.map(() => 1)
+  return policy === 'lru' ? lruPresence(ranks, capacity) : s3FifoPresence(ranks, capacity)
 }
 
 /** Of the requests of a key that has room, the share that finds it neither over its time nor fallen. */
@@ -212,7 +213,7 @@ function zipfRanks(keys: number, exponent: number): Rank[] {
   return weights.map(({ weight, keys: size }) => ({ probability: weight / total, keys: size }))
 }
 
-function check(name: string, value: number, min: number, max: number): void {
+export function checkRange(name: string, value: number, min: number, max: number): void {
   if (!(value >= min && value <= max))
     throw new HeadraceError('option-invalid', `${name} must be a number from ${min} to ${max}, not ${String(value)}.`)
 }

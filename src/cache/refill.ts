@@ -14,6 +14,7 @@
  * A store that does not answer is left out: the load runs alone. What a load
  * returns is stored only at or above the floor as it stands then.
  */
+import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import { backoffMs, pause } from '../std/backoff.ts'
 import type { Core } from './core.ts'
@@ -229,9 +230,11 @@ export class Refill {
         answer = await bounded(flight, load, needed, deadline - began, settings.loadTimeoutMs)
       } catch (error) {
         stats.loadErrors++
+        this.#tellLoad(now() - began, false)
         throw error
       }
       const loadMs = now() - began
+      this.#tellLoad(loadMs, true)
       if (!(answer instanceof Versioned)) return { value: answer, version: floor, loadMs, seals }
       checkVersion(answer.version)
       if (answer.version >= needed) return { value: answer.value, version: answer.version, loadMs, seals }
@@ -246,6 +249,10 @@ export class Refill {
       }
       await pause(pauseMs, flight.signal)
     }
+  }
+
+  #tellLoad(ms: number, ok: boolean): void {
+    tell('headrace:cache-load', () => ({ cache: this.#core.name, ms, ok }))
   }
 
   /** Puts what was loaded in L1, if it is still good. */

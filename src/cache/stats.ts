@@ -36,6 +36,9 @@ export interface CacheStats {
   bytes: number
   loading: number
   waiting: number
+  /** The room of L1. */
+  entriesMax: number
+  bytesMax: number
 }
 
 export function newStats(): CacheStats {
@@ -61,5 +64,7 @@ export function newStats(): CacheStats {
     bytes: 0,
     loading: 0,
     waiting: 0,
+    entriesMax: 0,
+    bytesMax: 0,
   }
 }

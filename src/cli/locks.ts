@@ -1,11 +1,11 @@
 /** What `headrace lock ls`, `show` and `break` do. Looking at locks makes nothing: no file, no table. */
-import { existsSync } from 'node:fs'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { LockEngine } from '../contracts/lock.ts'
 import { breakLock, listLocks, type LockListing } from '../lock/index.ts'
 import { confirmed } from './confirm.ts'
 import { CliError, exitCodes } from './exit.ts'
 import { loaded } from './participants.ts'
+import { requireTable } from './sqlite-file.ts'
 import { count, counted, duration, table, type Terminal } from './terminal.ts'
 
 export interface LockFlags {
@@ -181,25 +181,9 @@ async function engineOf({ url, prefix, schema }: LockFlags): Promise<LockEngine>
   }
 }
 
-/** The engine makes its file and tables; here they must be there. */
 async function sqliteEngine(file: string): Promise<LockEngine> {
-  const missing = new CliError(
-    exitCodes.usage,
-    'file-missing',
-    `There is no file of locks ${file}.`,
-    'Give the file that sqliteLocks({ file }) was given.',
-  )
-  if (!existsSync(file)) throw missing
-  const { DatabaseSync } = await import('@photostructure/sqlite')
-  const database = new DatabaseSync(file, { readOnly: true })
-  try {
-    if (database.prepare("select 1 from sqlite_master where name = 'headrace_lock'").get() === undefined) throw missing
-  } catch (error) {
-    if (error === missing) throw error
-    throw new CliError(exitCodes.usage, 'file-failed', `${file} cannot be read: ${(error as Error).message}.`)
-  } finally {
-    database.close()
-  }
+  // The engine makes its file and tables; here they must be there.
+  await requireTable(file, 'headrace_lock', 'locks', 'sqliteLocks({ file })')
   const { sqliteLocks } = await import('../drivers/sqlite/lock.ts')
   return sqliteLocks({ file })
 }

@@ -9,6 +9,8 @@ import { addLoad } from './commands/load.ts'
 import { addLock } from './commands/lock.ts'
 import { addMigrate } from './commands/migrate.ts'
 import { addOutcomes } from './commands/outcomes.ts'
+import { addSaga } from './commands/saga.ts'
+import { addQueue } from './commands/queue.ts'
 import { addStart } from './commands/start.ts'
 import { addTx } from './commands/tx.ts'
 import { addVersion } from './commands/version.ts'
@@ -24,7 +26,9 @@ Examples:
   headrace dlq ls                        commands that failed and wait for you
   headrace migrate app.ts                Headrace's tables in PostgreSQL and MySQL
   headrace tx ls app.ts                  transactions in doubt
+  headrace saga ls --url postgres://…    sagas that are parked, or go on
   headrace lock ls --url redis://…       who holds which lock
+  headrace queue ls --url postgres://…   how deep message queues are
   headrace doctor                        is this machine fit for it
 
 headrace <command> --help tells more about one of them.
@@ -53,7 +57,9 @@ addDlq(program)
 addOutcomes(program)
 addMigrate(program)
 addTx(program)
+addSaga(program)
 addLock(program)
+addQueue(program)
 addDoctor(program)
 addVersion(program)
 

@@ -4,6 +4,7 @@
  * in `observe/`.
  */
 import { channel } from 'node:diagnostics_channel'
+import type { GroupCounts } from './queue.ts'
 
 export interface DiagnosticEvents {
   /** A command was taken or refused at the door. */
@@ -42,6 +43,8 @@ export interface DiagnosticEvents {
   /** Commands were written to the queue. */
   'headrace:append': { readonly app: string; readonly commands: number; readonly ms: number }
   'headrace:query': { readonly app: string; readonly query: string; readonly ms: number; readonly ok: boolean }
+  /** A cache has called the load of its user. `cache` is its name: that of the app, for the queries of an app. */
+  'headrace:cache-load': { readonly cache: string; readonly ms: number; readonly ok: boolean }
   /** What recovery found at start. */
   'headrace:recovery': { readonly app: string; readonly queued: number; readonly redone: number; readonly ms: number }
   /** A global transaction ended, or an attempt of one. `branches` counts those that wrote. */
@@ -84,12 +87,38 @@ export interface DiagnosticEvents {
     readonly kind: string
     readonly name: string
     readonly id: string
-    readonly event: 'started' | 'claimed' | 'call' | 'called' | 'retry' | 'turned' | 'completed' | 'undone' | 'parked' | 'redriven' | 'lost'
+    readonly event:
+      | 'started'
+      | 'claimed'
+      | 'call'
+      | 'called'
+      | 'retry'
+      | 'failed'
+      | 'turned'
+      | 'completed'
+      | 'undone'
+      | 'parked'
+      | 'redriven'
+      | 'lost'
     /** The step or participant, and what is called of it; empty when the event is of the whole. */
     readonly branch: string
     readonly operation: string
     readonly attempt: number
     readonly code: string | null
+    /** How long the call took that ended, or how long ago the run was started that ended; 0 where nothing ended. */
+    readonly ms: number
+  }
+  /** How many runs of each definition of an orchestrator are in its log, going on and parked, whichever process works on them. */
+  'headrace:saga-census': {
+    readonly deployment: string
+    readonly runs: readonly {
+      readonly kind: string
+      readonly name: string
+      readonly status: 'running' | 'parked'
+      readonly count: number
+      /** How long ago the oldest of them was started; 0 when there is none. */
+      readonly oldestMs: number
+    }[]
   }
   /** An alarm: a run can go neither forward nor back by itself. It waits for redrive(). */
   'headrace:saga-parked': {
@@ -130,6 +159,22 @@ export interface DiagnosticEvents {
     /** Why, for 'retried' and 'dead'. */
     readonly code: string | null
   }
+  /**
+   * Messages became durable by one call to the engine, or a publisher was refused one.
+   * `waitMs` is how long the oldest of them took from publish to durable.
+   */
+  'headrace:queue-publish': {
+    readonly topic: string
+    readonly event: 'kept' | 'refused'
+    readonly messages: number
+    /** Those of them whose id waited already. */
+    readonly duplicates: number
+    readonly waitMs: number | null
+    /** Why, for 'refused'. */
+    readonly code: string | null
+  }
+  /** Somebody asks the queues of this process how deep they are. Each that is open adds its answer before this returns. */
+  'headrace:queue-look': { readonly add: (engine: string, answer: Promise<readonly GroupCounts[]>) => void }
   /** Something an operator should read. */
   'headrace:notice': {
     readonly app: string
@@ -145,6 +190,11 @@ export type DiagnosticName = keyof DiagnosticEvents
 export function tell<Name extends DiagnosticName>(name: Name, build: () => DiagnosticEvents[Name]): void {
   const target = channel(name)
   if (target.hasSubscribers) target.publish(build())
+}
+
+/** Whether somebody listens, for what must be asked for before it can be told. */
+export function heard(name: DiagnosticName): boolean {
+  return channel(name).hasSubscribers
 }
 
 /** Listens to an event; returns the way to stop. */

@@ -82,6 +82,16 @@ export interface ListRequest {
   readonly limit: number
 }
 
+/** Runs of one name and status. */
+export interface RunCensus {
+  readonly name: string
+  readonly status: 'running' | 'parked'
+  /** At least 1. */
+  readonly count: number
+  /** When the oldest of them was started, in milliseconds since 1970. */
+  readonly oldestStartedAt: number
+}
+
 export interface OwnerBeat {
   readonly owner: string
   /** Grows while the owner lives. An owner of runs that never said so has 0. */
@@ -101,6 +111,8 @@ export interface SagaLog {
   /** The records of a run, in order. */
   records(id: string): Promise<string[]>
   list(request: ListRequest): Promise<StoredRun[]>
+  /** Counts the runs that go on or are parked, by name and status, in no particular order; of these names, or of all. */
+  census(names?: readonly string[]): Promise<RunCensus[]>
   /** Lets a parked run go on under no owner and a higher epoch, with one more record. False when it is not parked. */
   redrive(id: string, record: string): Promise<boolean>
   /** Tells that `owner` lives; answers all owners of running runs, and all that ever said so and did not leave. */
@@ -151,5 +163,15 @@ export function storedRun(row: Readonly<Record<string, unknown>>): StoredRun {
     error: row['error'] === null || row['error'] === undefined ? null : String(row['error']),
     startedAt: Number(row['started_at']),
     changedAt: Number(row['changed_at']),
+  }
+}
+
+/** A row of a census as an engine gives it back. */
+export function runCensus(row: Readonly<Record<string, unknown>>): RunCensus {
+  return {
+    name: String(row['name']),
+    status: String(row['status']) as RunCensus['status'],
+    count: Number(row['count']),
+    oldestStartedAt: Number(row['oldest']),
   }
 }

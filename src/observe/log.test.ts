@@ -50,6 +50,27 @@ test('dead letters, retries and recoveries become lines that name them', () => {
   ])
 })
 
+test('a parked saga is an alarm, whatever the app: which one, where it stands, and how to look at it', () => {
+  const { lines } = logOf('a')
+  const parked = {
+    kind: 'saga',
+    name: 'trip',
+    id: 'trip-1',
+    branch: 'flight',
+    operation: 'undo',
+    code: 'call-refused',
+    message: 'HTTP 409',
+  }
+  tell('headrace:saga-parked', () => parked)
+  expect(lines).toEqual([
+    {
+      level: 'error',
+      message: "The saga 'trip' is parked and waits for you (headrace saga show trip-1): HTTP 409",
+      fields: { kind: 'saga', name: 'trip', id: 'trip-1', branch: 'flight', operation: 'undo', code: 'call-refused' },
+    },
+  ])
+})
+
 test('another app is not logged, and nothing is after the stop', () => {
   const { lines, stop } = logOf('a')
   tell('headrace:dead-letter', () => ({ ...letter, app: 'b' }))

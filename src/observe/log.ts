@@ -23,10 +23,10 @@ export interface LogOptions {
   readonly now?: () => number
 }
 
-/** Logs notices, dead letters, retries and recoveries of the app; returns the way to stop. */
+/** Logs notices, dead letters, retries and recoveries of the app, and parked sagas of the process; returns the way to stop. */
 export function logEvents(app: string, logger: Logger, options: LogOptions = {}): () => void {
   const { linesMax = 20, windowMs = 1_000, now = () => performance.now() } = options
-  const on = <Name extends AppEventName>(
+  const on = <Name extends AppEventName | 'headrace:saga-parked'>(
     name: Name,
     write: (event: DiagnosticEvents[Name], leftOut: { readonly leftOut?: number }) => void,
   ): (() => void) => {
@@ -34,7 +34,7 @@ export function logEvents(app: string, logger: Logger, options: LogOptions = {})
     let lines = 0
     let leftOut = 0
     return listen(name, (event) => {
-      if (event.app !== app) return
+      if ('app' in event && event.app !== app) return
       if (now() - windowStart >= windowMs) {
         windowStart = now()
         lines = 0
@@ -57,6 +57,13 @@ export function logEvents(app: string, logger: Logger, options: LogOptions = {})
     ),
     on('headrace:retry', ({ commands, way, error }, leftOut) =>
       logger.warn({ app, commands, way, err: error, ...leftOut }, retryWords[way]),
+    ),
+    // Sagas belong to the process, not to an app.
+    on('headrace:saga-parked', ({ kind, name, id, branch, operation, code, message }, leftOut) =>
+      logger.error(
+        { kind, name, id, branch, operation, code, ...leftOut },
+        `The ${kind} '${name}' is parked and waits for you (headrace saga show ${id}): ${message}`,
+      ),
     ),
     on('headrace:recovery', ({ queued, redone, ms }, leftOut) =>
       logger.info(

@@ -8,12 +8,12 @@ afterEach(() => {
 })
 
 function metricsOf(app: string): Metrics {
-  const metrics = createMetrics({ app, commands: ['order.buy'], queries: ['stock.left'] })
+  const metrics = createMetrics({ app, commands: ['order.buy'], queries: ['stock.left'], limits: { lanes: 2, batchCommandsMax: 512 } })
   open.push(metrics)
   return metrics
 }
 
-const counts = { queued: 7, queuedBytes: 700, parked: 1, outcomes: 5, dead: 2, blockedKeys: 1, oldestAcceptedAt: null }
+const counts = { queued: 7, queuedBytes: 700, parked: 1, outcomes: 5, dead: 2, blockedKeys: 1, events: 0, oldestAcceptedAt: null }
 const state = { state: 'ready', inFlight: 3, expectedWaitMs: 250, counts }
 
 async function sampleOf(metrics: Metrics, series: string): Promise<number | undefined> {

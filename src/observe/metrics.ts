@@ -9,6 +9,9 @@ import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
 import { type DiagnosticEvents, listen } from '../contracts/diagnostics.ts'
 import type { LedgerCounts } from '../contracts/ledger.ts'
 import type { AppEventName } from './app-events.ts'
+import { type CacheFigures, listenToCache } from './cache-metrics.ts'
+import { listenToQueues } from './queue-metrics.ts'
+import { listenToSagas } from './saga-metrics.ts'
 import { Counters, Histograms } from './series.ts'
 import { listenToTransactions } from './transaction-metrics.ts'
 
@@ -16,6 +19,8 @@ export interface MetricsSource {
   readonly app: string
   readonly commands: Iterable<string>
   readonly queries: Iterable<string>
+  /** Those that say how commands are applied. */
+  readonly limits: { readonly lanes: number; readonly batchCommandsMax: number }
 }
 
 /** The state of an app, as its status tells it. */
@@ -24,6 +29,7 @@ export interface ObservedState {
   readonly inFlight: number
   readonly expectedWaitMs: number
   readonly counts: LedgerCounts
+  readonly cache?: CacheFigures
 }
 
 export interface Metrics {
@@ -42,13 +48,23 @@ const sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 export function createMetrics(source: MetricsSource): Metrics {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
-  const closers = [...listenToEvents(registry, source), listenToLocks(registry), ...listenToTransactions(registry, durations)]
+  const cache = listenToCache(registry, source.app, durations)
+  const closers = [
+    ...listenToEvents(registry, source),
+    listenToLocks(registry),
+    ...listenToTransactions(registry, durations),
+    ...listenToQueues(registry, durations),
+    ...listenToSagas(registry, durations),
+    cache.close,
+  ]
   const show = stateGauges(registry)
+  limitGauges(registry, source)
   return {
     registry,
     contentType: registry.contentType,
     text: (state) => {
       show(state)
+      cache.show(state?.cache)
       return registry.metrics()
     },
     close: () => {
@@ -225,6 +241,13 @@ function stateGauges(registry: Registry): (state: ObservedState | undefined) => 
       else metric.set(read(state))
     }
   }
+}
+
+/** Beside what is measured, for whoever puts the two together. */
+function limitGauges(registry: Registry, { limits: { lanes, batchCommandsMax } }: MetricsSource): void {
+  const registers = [registry]
+  new Gauge({ name: 'headrace_lanes', help: 'Loops that apply batches.', registers }).set(lanes)
+  new Gauge({ name: 'headrace_batch_commands_max', help: 'Commands that one batch may have.', registers }).set(batchCommandsMax)
 }
 
 function ageSeconds(since: number | null): number {

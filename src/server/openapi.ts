@@ -10,7 +10,7 @@ import type { StandardJSONSchemaV1, StandardSchemaV1 } from '@standard-schema/sp
 import { type ErrorCode, errorTable } from '../contracts/errors.ts'
 import type { Gateway } from '../pipeline/app-contract.ts'
 import type { AnyCommand } from '../pipeline/command.ts'
-import type { AnyQuery } from '../pipeline/query.ts'
+import { type AnyQuery, answerTtlMs } from '../pipeline/query.ts'
 import { parameters, responseHeaders, responses, schemas } from './openapi-parts.ts'
 
 export type JsonSchema = Record<string, unknown>
@@ -134,6 +134,8 @@ function queryPath(query: AnyQuery): JsonSchema {
       operationId: query.name,
       summary: query.definition.summary ?? `Ask the query ${query.name}`,
       tags: ['queries'],
+      // For programs that compare what a cache does with what it should do.
+      ...(query.definition.key === undefined ? {} : { 'x-headrace-cache': { ttlMs: query.definition.ttlMs ?? answerTtlMs } }),
       parameters: Object.entries(properties).map(([name, of]) => ({
         name,
         in: 'query',

@@ -32,7 +32,8 @@ export interface RouteParts {
 
 /** Registers all routes on an instance of their own. */
 export function registerRoutes(fastify: FastifyInstance, { app, limits, bulkSockets, index, notFound }: RouteParts): Edge {
-  const metrics = createMetrics({ app: app.name, commands: app.gateway.commands.keys(), queries: app.gateway.queries.keys() })
+  const { commands, queries } = app.gateway
+  const metrics = createMetrics({ app: app.name, commands: commands.keys(), queries: queries.keys(), limits: app.options })
   const edge = new Edge({ app, limits, metrics, log: fastify.log, prefix: fastify.prefix.replace(/\/$/, ''), bulkSockets })
   fastify.addHook('preClose', async () => edge.drain())
   fastify.addHook('onClose', async () => metrics.close())

@@ -185,6 +185,25 @@ export function sagaLogConformance({ describe, it }: SagaLogRunner, engine: stri
       assert.equal((await log.list({ names: [name], limit: 100 })).length, 7)
     })
 
+    promise('counts what goes on and what is parked, by name, with the start of the oldest', async (open) => {
+      const [one, other] = [await open(), await open()]
+      const [name, quiet] = [aName(), aName()]
+      const runs: StoredRun[] = []
+      for (let number = 0; number < 5; number += 1) runs.push((await one.start(aRun({ name }))).run)
+      await one.start(aRun())
+      const ends = ['parked', 'completed', 'undone'] as const
+      for (const [index, status] of ends.entries())
+        await one.append({ id: (runs[index] as StoredRun).id, epoch: 1, after: 0, records: [], end: { status, error: null } })
+      const counted = await other.census([name, quiet])
+      assert.deepEqual(counted.map((each) => `${each.name} ${each.status} ${each.count}`).sort(), [`${name} parked 1`, `${name} running 2`])
+      const kept = await other.read(runs.map(({ id }) => id))
+      for (const { status, oldestStartedAt } of counted)
+        assert.equal(oldestStartedAt, Math.min(...kept.filter((run) => run.status === status).map(({ startedAt }) => startedAt)))
+      const all = await other.census()
+      assert.equal(all.find((each) => each.name === name && each.status === 'running')?.count, 2)
+      assert.ok(all.some((each) => each.name !== name))
+    })
+
     promise('counts the beats of owners, and names those that never gave one', async (open) => {
       const [one, other] = [await open(), await open()]
       const [a, silent] = [next('a'), next('silent')]

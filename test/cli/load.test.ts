@@ -13,6 +13,21 @@ interface Summary {
   readonly latencyMs: { readonly p50: number; readonly p99: number }
 }
 
+interface NodeSummary extends Summary {
+  readonly reads: { readonly requests: number; readonly answers: { readonly answered: number } }
+  readonly cache: {
+    readonly keys: number
+    readonly measured: { readonly hitRatio: number; readonly loadsPerSecond: number; readonly floorsRaisedPerSecond: number } | null
+    readonly predicted: { readonly hitRatio: number } | null
+    readonly why: string | null
+  }
+  readonly queue: {
+    readonly measured: { readonly batchCommands: number }
+    readonly predicted: object | null
+    readonly why: string | null
+  }
+}
+
 const folder = temporaryFolder()
 let node: Node
 
@@ -120,6 +135,80 @@ describe('headrace load', () => {
     const nobody = await headrace(['load', 'order.buy', '--url', 'http://127.0.0.1:9', '--input', '{}', '--json'])
     expect(nobody.code).toBe(3)
     expect(onlyDocument(nobody)).toMatchObject({ error: { code: 'node-unreachable' } })
+  })
+
+  it('asks queries beside the commands, of keys drawn alike, and puts the model beside what the node measured', async () => {
+    expect((await load('stock.put', '-n', '20', '--bulk', '--input', '{"sku":"hot-{i}","price":1,"remaining":1000000}')).code).toBe(0)
+    expect((await load('wallet.put', '-n', '20', '--bulk', '--input', '{"buyer":"reader-{i}","balance":1000000}')).code).toBe(0)
+    const ended = await load(
+      ...['order.buy', '-n', '400', '-c', '8', '--query', 'stock.left', '--queries-per-command', '5'],
+      ...['--input', '{"sku":"hot-{zipf(20)}","buyer":"reader-{i % 20}","quantity":1}'],
+    )
+    expect(ended.code, ended.stdout).toBe(0)
+    const { commands, answers, reads, cache, queue } = onlyDocument<NodeSummary>(ended)
+    expect({ commands, committed: answers.committed, reads: reads.requests, answered: reads.answers.answered }).toEqual({
+      commands: 400,
+      committed: 400,
+      reads: 2_000,
+      answered: 2_000,
+    })
+    expect(cache).toMatchObject({ keys: expect.any(Number) as number, ttlMs: 60_000, why: null })
+    expect(cache.keys).toBeGreaterThan(10)
+    expect(cache.keys).toBeLessThanOrEqual(20)
+    // The same reads, counted by the node and by the driver.
+    expect(cache.measured?.loadsPerSecond).toBeGreaterThan(0)
+    expect(cache.measured?.floorsRaisedPerSecond).toBeGreaterThan(0)
+    expect(Math.abs((cache.predicted?.hitRatio ?? 9) - (cache.measured?.hitRatio ?? 0))).toBeLessThan(0.2)
+    expect(queue.measured.batchCommands).toBeGreaterThanOrEqual(1)
+    expect(queue.why === null).toBe(queue.predicted !== null)
+  })
+
+  it('asks queries alone, at a rate, and shows a person the hit ratio with the predicted one', async () => {
+    const args = [
+      'load',
+      '--query',
+      'stock.left',
+      '-d',
+      '1s',
+      '--rate',
+      '200',
+      '--query-input',
+      '{"sku":"hot-{zipf(20)}"}',
+      '--url',
+      node.url,
+    ]
+    const { code, stdout, stderr } = await headrace(args)
+    expect(code, stderr).toBe(0)
+    expect(stdout).toMatch(/^Queries {2}stock\.left$/m)
+    expect(stdout).toMatch(/answered +200 +100\.0 %/)
+    expect(stdout).toMatch(/hit ratio +\d+\.\d % +\d+\.\d %/)
+    expect(stdout).not.toMatch(/^(Answers|Queue)/m)
+  })
+
+  it('says what does not fit instead of a number: a rate that the connections cannot hold', async () => {
+    const rate = onlyDocument<NodeSummary>(
+      await load('order.buy', '-n', '1000', '-c', '1', '--rate', '10000', '--input', '{"sku":"none","buyer":"b0","quantity":1}'),
+    )
+    expect(rate.queue).toMatchObject({
+      predicted: null,
+      why: expect.stringMatching(/^Overload: 10,000 commands a second were due/) as string,
+    })
+  })
+
+  it('refuses a mix that makes no sense, before it sends', async () => {
+    const input = ['--input', '{"sku":"a"}']
+    for (const [args, code, words] of [
+      [[], 'usage', 'What is to be sent?'],
+      [['order.buy', '--query-input', '{}', ...input], 'usage', 'Which query?'],
+      [['order.buy', '--query', 'stock.left', '--bulk', ...input], 'usage', '--bulk and --query'],
+      [['order.buy', '--query', 'stock.lefd', ...input], 'query-unknown', "did you mean 'stock.left'"],
+      [['order.buy', '--query', 'stock.left', '--from', '-'], 'usage', 'where do the queries come from?'],
+      [['order.buy', '--query', 'stock.left', '-n', '5', '--input', '{"buyer":"b"}'], 'query-parameters', "'stock.left' needs: sku"],
+    ] as const) {
+      const refused = await load(...args)
+      expect(refused.code, words).toBe(2)
+      expect(onlyDocument(refused)).toMatchObject({ error: { code, message: expect.stringContaining(words) as string } })
+    }
   })
 
   it('shows a person what was answered, with a histogram', async () => {

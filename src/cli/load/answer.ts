@@ -1,12 +1,15 @@
 /** What a command was answered, as a client of the HTTP interface sees it. */
 
-/** One command to be sent; the same id and input however often it is sent. */
+export type JobKind = 'command' | 'query'
+
+/** One command to be sent; the same id and input however often it is sent. Or a query, which has no id. */
 export interface Job {
-  /** Counts commands from 0; a repeat has the index of its command. */
+  readonly kind: JobKind
+  /** Counts commands and queries together from 0; a repeat has the index of its command. */
   readonly index: number
-  /** The Idempotency-Key. */
+  /** The Idempotency-Key; empty for a query. */
   readonly id: string
-  /** The input as JSON text. */
+  /** The input as JSON text; of a query, the parameters as they stand in its address. */
   readonly input: string
   /** When it should have gone out, on the monotonic clock in milliseconds. Latency is counted from here. */
   readonly dueAt: number
@@ -15,7 +18,7 @@ export interface Job {
 }
 
 export type AnswerKind =
-  /** 200, the command took effect. */
+  /** 200, the command took effect, or the query is answered. */
   | 'committed'
   /** 200, refused by the rules of the business. */
   | 'rejected'

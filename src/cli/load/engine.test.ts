@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { createRandom } from '../../std/random.ts'
 import type { Answered } from './answer.ts'
 import { type LoadEnd, type LoadOptions, runLoad } from './engine.ts'
-import { bulkSender, singleSender } from './sender.ts'
+import { bulkSender, mixedSender, querySender, singleSender } from './sender.ts'
 import { isClean, Tally } from './tally.ts'
 import { createTransport, type Transport } from './transport.ts'
 
@@ -325,5 +325,62 @@ describe('bulk requests', () => {
     })
     const { tally, end } = await run(opened, { commandsMax: 4, bulk: 4 })
     expect(tally.summary(end).answers).toMatchObject({ committed: 3, problem: { 'input-invalid': 1 } })
+  })
+})
+
+describe('a mix of commands and queries', () => {
+  it('keeps to its proportion, asks queries with GET, repeats commands alone, and counts the two apart', async () => {
+    const seen: { method: string; url: string; id: string }[] = []
+    const opened = await open(({ id, raw }, response) => {
+      seen.push({ method: raw.method ?? '', url: raw.url ?? '', id })
+      json(response, 200, raw.method === 'GET' ? { status: 'failed', left: 3 } : committed(id))
+    })
+    const tallies = { command: new Tally(), query: new Tally() }
+    const end = await runLoad({
+      sender: mixedSender(singleSender(opened, { command: 'do.it' }), querySender(opened, 'stock.left')),
+      next: (index) => (index % 4 === 0 ? '{}' : `sku=s${index}`),
+      idOf: (index) => `id-${index / 4}`,
+      kindOf: (index) => (index % 4 === 0 ? 'command' : 'query'),
+      commandsMax: 400,
+      connections: 4,
+      repeat: 1,
+      random: createRandom(1),
+      retryForMs: 1_000,
+      onAnswer: (answered) => tallies[answered.job.kind].add(answered),
+    })
+    expect(end).toMatchObject({ commands: 100, queries: 300, repeats: { sent: 100, same: 100 } })
+    expect(seen.filter(({ method }) => method === 'GET')).toHaveLength(300)
+    expect(seen.filter(({ method }) => method === 'GET').every(({ url }) => /^\/queries\/stock\.left\?sku=s\d+$/.test(url))).toBe(true)
+    expect(new Set(seen.filter(({ method }) => method === 'POST').map(({ id }) => id)).size).toBe(100)
+    // What a query answers may look like an outcome, and is none.
+    expect(tallies.query.readSummary('stock.left', end)).toMatchObject({ requests: 300, answers: { answered: 300, problem: {} } })
+    expect(tallies.command.summary(end)).toMatchObject({ commands: 100, answers: { committed: 100 } })
+  })
+
+  it('sends a query again after 503, and shows one that is refused as a problem', async () => {
+    const opened = await open(({ number, raw }, response) => {
+      if (number === 0) json(response, 503, { code: 'overloaded' }, { 'retry-after': '0' })
+      else if (raw.url?.endsWith('sku=bad') === true) json(response, 400, { code: 'input-invalid' })
+      else json(response, 200, 3)
+    })
+    const tally = new Tally()
+    const end = await runLoad({
+      sender: querySender(opened, 'stock.left'),
+      next: (index) => (index === 1 ? 'sku=bad' : 'sku=a'),
+      idOf: () => '',
+      kindOf: () => 'query',
+      commandsMax: 3,
+      connections: 1,
+      repeat: 0,
+      random: createRandom(1),
+      retryForMs: 1_000,
+      onAnswer: (answered) => tally.add(answered),
+      onRetry: (answer) => tally.retry(answer),
+    })
+    expect(tally.readSummary('stock.left', end)).toMatchObject({
+      requests: 3,
+      answers: { answered: 2, problem: { 'input-invalid': 1 } },
+      retries: { '503 overloaded': 1 },
+    })
   })
 })

@@ -1,5 +1,7 @@
 /**
- * Drives one command over HTTP and reports every answer.
+ * Drives commands, queries, or both in a fixed mix over HTTP and reports every
+ * answer. What is said of commands here goes for queries too, but they are never
+ * repeated on purpose.
  *
  * Closed loop (no `rate`): every connection sends its next command when it has
  * the answer to the one before. Open loop (`rate`): command i is due at
@@ -13,7 +15,7 @@
 import { setMaxListeners } from 'node:events'
 import type { Random } from '../../std/random.ts'
 import { backoffMs, pause } from '../../std/backoff.ts'
-import { isRetryable, type Answer, type Answered, type Job } from './answer.ts'
+import { isRetryable, type Answer, type Answered, type Job, type JobKind } from './answer.ts'
 import { Repeats, type Difference, type RepeatCounts } from './repeats.ts'
 import type { Sender } from './sender.ts'
 
@@ -21,8 +23,10 @@ export interface LoadOptions {
   readonly sender: Sender
   /** The input of command `index` as JSON text; null when there are no more. */
   readonly next: (index: number) => string | null | Promise<string | null>
-  /** The Idempotency-Key of command `index`. */
+  /** The Idempotency-Key of command `index`; not asked for of queries. */
   readonly idOf: (index: number) => string
+  /** What stands at `index`. Default: commands only. */
+  readonly kindOf?: ((index: number) => JobKind) | undefined
   /** Most commands to send. Default: until `next` gives null or the time is up. */
   readonly commandsMax?: number | undefined
   /** Stop sending new commands after this time. Default: never. */
@@ -41,12 +45,13 @@ export interface LoadOptions {
   /** Called once per command with its last answer, and once more for its repeat. */
   readonly onAnswer: (answered: Answered) => void
   /** Called for every try that will be made again. */
-  readonly onRetry?: ((answer: Answer) => void) | undefined
+  readonly onRetry?: ((answer: Answer, job: Job) => void) | undefined
 }
 
 export interface LoadEnd {
   /** Commands sent, repeats not counted. */
   readonly commands: number
+  readonly queries: number
   readonly elapsedMs: number
   readonly repeats: Readonly<RepeatCounts>
   readonly differences: readonly Difference[]
@@ -69,6 +74,7 @@ class LoadRun {
   readonly #startedAt = performance.now()
   #free: number
   #issued = 0
+  #queries = 0
   #exhausted = false
   /** True while `next` is awaited. */
   #reading = false
@@ -125,7 +131,8 @@ class LoadRun {
     this.#stopTimer()
     this.#options.signal?.removeEventListener('abort', this.#pump)
     this.#resolve?.({
-      commands: this.#issued,
+      commands: this.#issued - this.#queries,
+      queries: this.#queries,
       elapsedMs: performance.now() - this.#startedAt,
       repeats: this.#repeats.counts,
       differences: this.#repeats.differences,
@@ -198,8 +205,12 @@ class LoadRun {
 
   #issue(index: number, input: string, dueAt: number): Job {
     this.#issued += 1
-    const job: Job = { index, id: this.#options.idOf(index), input, dueAt, repeat: false }
     this.#repeats.reach(index)
+    if (this.#options.kindOf?.(index) === 'query') {
+      this.#queries += 1
+      return { kind: 'query', index, id: '', input, dueAt, repeat: false }
+    }
+    const job: Job = { kind: 'command', index, id: this.#options.idOf(index), input, dueAt, repeat: false }
     this.#repeats.plan(job)
     return job
   }
@@ -220,7 +231,7 @@ class LoadRun {
         if (isRetryable(answer) && answeredAt - sentAt < retryForMs && signal?.aborted !== true) {
           again.push(job)
           waitMs = Math.max(waitMs, answer.retryAfterMs ?? 0)
-          onRetry?.(answer)
+          onRetry?.(answer, job)
           continue
         }
         const answered: Answered = { job, answer, sentAt, answeredAt, attempts: attempt }

@@ -1,6 +1,6 @@
-/** Shows a load run to a person: what was answered, how fast, and the shape of the latency. */
+/** Shows the requests of a load run to a person: what was answered, how fast, and the shape of the latency. */
 import { count, duration, percent, table, type Terminal } from '../terminal.ts'
-import { total, type CodeCounts, type LoadSummary } from './tally.ts'
+import { type CodeCounts, type HistogramBar, type Latency, type LoadSummary, type ReadSummary, total } from './tally.ts'
 
 const barWidth = 40
 
@@ -43,13 +43,40 @@ export function printSummary(terminal: Terminal, summary: LoadSummary): void {
     terminal.print(`      first:  ${first}`)
     terminal.print(`      second: ${second}`)
   }
-  printLatency(terminal, summary)
+  printLatency(terminal, 'Latency', summary)
 }
 
-function printLatency(terminal: Terminal, { latencyMs, histogram }: LoadSummary): void {
+/** The queries of the run. */
+export function printReads(terminal: Terminal, summary: ReadSummary): void {
+  const { query, requests, answers, throughput, elapsedMs } = summary
+  terminal.print()
+  terminal.print(`${terminal.style('bold', 'Queries')}  ${query}`)
+  const codes = (name: string, counts: CodeCounts): string[][] =>
+    Object.entries(counts).map(([code, value]) => [name, code, count(value), percent(value / requests)])
+  const rows = [
+    ['answered', '', count(answers.answered), percent(answers.answered / requests)],
+    ...codes('problem', answers.problem),
+    ...codes('no answer', answers.transport),
+  ]
+  for (const line of table(rows, ['left', 'left', 'right', 'right'])) terminal.print(line)
+  terminal.print()
+  const answered = requests - total(answers.transport)
+  terminal.print(
+    `  ${count(answered)} queries answered in ${duration(elapsedMs)}: ${terminal.style('bold', `${count(throughput)} per second`)}`,
+  )
+  const retries = Object.entries(summary.retries).map(([code, value]) => `${count(value)} × ${code}`)
+  if (retries.length > 0) terminal.print(`  sent again: ${retries.join(', ')}`)
+  printLatency(terminal, 'Latency of queries', summary)
+}
+
+function printLatency(
+  terminal: Terminal,
+  title: string,
+  { latencyMs, histogram }: { readonly latencyMs: Latency; readonly histogram: readonly HistogramBar[] },
+): void {
   if (histogram.length === 0) return
   terminal.print()
-  terminal.print(terminal.style('bold', 'Latency'))
+  terminal.print(terminal.style('bold', title))
   const { p50, p90, p99, p999, max } = latencyMs
   terminal.print(
     `  ${[['p50', p50] as const, ['p90', p90] as const, ['p99', p99] as const, ['p99.9', p999] as const, ['max', max] as const].map(([name, value]) => `${terminal.style('dim', name)} ${duration(value)}`).join('   ')}`,

@@ -1,25 +1,29 @@
 /** Runs a load and shows it: what `headrace load` does. */
 import { randomBytes } from 'node:crypto'
-import { existsSync } from 'node:fs'
 import { createRandom, type Random } from '../../std/random.ts'
-import { importFile } from '../app-file.ts'
 import { CliError, exitCodes } from '../exit.ts'
 import { showProgress } from '../progress.ts'
 import { count, counted, duration, type Terminal } from '../terminal.ts'
-import { runLoad } from './engine.ts'
+import { cacheFigures } from './cache-figures.ts'
+import { type LoadEnd, runLoad } from './engine.ts'
 import { ExpressionError } from './expression.ts'
-import { probe } from './probe.ts'
-import { printSummary } from './report.ts'
-import { bulkSender, type SenderOptions, singleSender } from './sender.ts'
-import { type Generator, generatorSource, lineSource, type NextInput, templateSource } from './source.ts'
-import { isClean, Tally } from './tally.ts'
-import { createTransport } from './transport.ts'
+import { type InputFlags, sourceOf, templateOf } from './inputs.ts'
+import { NodeWatch, type Observation } from './node-watch.ts'
+import { type DescribedQuery, probe } from './probe.ts'
+import { queueFigures } from './queue-figures.ts'
+import { Reads } from './reads.ts'
+import { printReads, printSummary } from './report.ts'
+import { printCache, printQueue } from './report-node.ts'
+import { bulkSender, mixedSender, querySender, type Sender, singleSender } from './sender.ts'
+import type { NextInput } from './source.ts'
+import { isClean, isReadClean, Tally } from './tally.ts'
+import { createTransport, type Transport } from './transport.ts'
 
-export interface LoadFlags {
+export interface LoadFlags extends InputFlags {
   readonly url: string
-  readonly input?: string
-  readonly generator?: string
-  readonly from?: string
+  readonly query?: string
+  readonly queryInput?: string
+  readonly queriesPerCommand?: number
   readonly requests?: number
   readonly duration?: number
   readonly connections: number
@@ -37,111 +41,192 @@ export interface LoadFlags {
 const defaultRequests = 10_000
 const defaultBulk = 500
 
+/** What is sent, and in what order: so many queries after each command, or one of the two alone. */
+interface Mix {
+  readonly command: string | null
+  readonly query: string | null
+  /** Queries for each command; 0 without a query. */
+  readonly perCommand: number
+}
+
 /** Resolves with the exit code. */
-export async function load(terminal: Terminal, options: LoadFlags, command: string): Promise<number> {
+export async function load(terminal: Terminal, options: LoadFlags, command: string | null): Promise<number> {
+  const mix = mixOf(options, command)
   const seed = options.seed ?? randomBytes(4).readUInt32BE()
   const random = createRandom(seed)
-  const next = await sourceOf(options, random.fork('inputs'))
+  const inputs = command === null ? null : await sourceOf(options, random.fork('inputs'))
+  const parameters = mix.query === null ? null : await parametersOf(options, mix, random.fork('queries'))
   const prefix = options.idPrefix ?? randomBytes(6).toString('base64url')
   const bulk = options.bulk === true ? defaultBulk : options.bulk
-  const commandsMax = options.requests ?? (options.duration === undefined && options.from === undefined ? defaultRequests : undefined)
+  const requests = options.requests ?? (options.duration === undefined && options.from === undefined ? defaultRequests : undefined)
+  const each = command === null ? 1 : 1 + mix.perCommand
 
-  const transport = createTransport({ url: options.url, connections: options.connections, requestTimeoutMs: options.timeout })
+  const connect = (connections: number): Transport => createTransport({ url: options.url, connections, requestTimeoutMs: options.timeout })
+  // Looks at the node do not wait behind its load.
+  const [transport, side] = [connect(options.connections), connect(1)]
+  let watch: NodeWatch | null = null
   const stop = new AbortController()
   const onSignal = (): void => (stop.signal.aborted ? process.exit(exitCodes.interrupted) : stop.abort())
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
   try {
-    await probe(transport, options.url, command)
-    const target: SenderOptions = { command, prefer: options.prefer, tenant: options.tenant }
-    const sender = bulk === undefined ? singleSender(transport, target) : bulkSender(transport, target, bulk)
-    terminal.note(`${terminal.style('bold', command)} at ${options.url}: ${described(options, bulk)}, seed ${seed}`)
-    const tally = new Tally()
+    const described = await probe(side, options.url, { command, query: mix.query })
+    const reads = described === null || parameters === null ? null : new Reads(described, parameters)
+    // One is drawn on trial: what every query lacks is known before anything is sent.
+    if (described !== null && options.from === undefined && options.generator === undefined)
+      await new Reads(described, await parametersOf(options, mix, random.fork('trial'))).next(0)
+    terminal.note(`${terminal.style('bold', named(mix))} at ${options.url}: ${saidOf(options, bulk, mix)}, seed ${seed}`)
+    const [tally, readTally] = [new Tally(), new Tally()]
     const startedAt = performance.now()
     const elapsed = (): string =>
       options.duration === undefined ? '' : `${duration(performance.now() - startedAt)} of ${duration(options.duration)}`
-    const progress = showProgress(terminal, 'sent', commandsMax ?? null, () => ({
-      done: tally.answered,
-      p99Ms: tally.percentile(99),
+    watch = await NodeWatch.begin(side)
+    const progress = showProgress(terminal, 'sent', requests === undefined ? null : requests * each, () => ({
+      done: tally.answered + readTally.answered,
+      p99Ms: (command === null ? readTally : tally).percentile(99),
       remark: [elapsed(), tally.retries > 0 ? `${count(tally.retries)} sent again` : ''].filter((part) => part !== '').join('   '),
     }))
+    const isQuery = (index: number): boolean => command === null || index % each !== 0
     const end = await runLoad({
-      sender,
-      next,
-      idOf: (index) => `${prefix}-${index}`,
-      commandsMax,
+      sender: senderOf(transport, options, mix, bulk),
+      next: nextOf(inputs, reads, each, isQuery),
+      idOf: (index) => `${prefix}-${Math.floor(index / each)}`,
+      kindOf: (index) => (isQuery(index) ? 'query' : 'command'),
+      commandsMax: requests === undefined ? undefined : requests * each,
       durationMs: options.duration,
       connections: options.connections,
-      rate: options.rate,
+      rate: options.rate === undefined ? undefined : options.rate * each,
       repeat: options.repeat,
       random,
       retryForMs: options.retryFor,
       signal: stop.signal,
-      onAnswer: (answered) => tally.add(answered),
-      onRetry: (answer) => tally.retry(answer),
+      onAnswer: (answered) => (answered.job.kind === 'query' ? readTally : tally).add(answered),
+      onRetry: (answer, { kind }) => (kind === 'query' ? readTally : tally).retry(answer),
     }).finally(() => progress.stop())
-    const summary = tally.summary(end)
-    const ok = isClean(summary)
-    terminal.document({
-      ok,
-      command,
-      url: options.url,
-      loop: options.rate === undefined ? 'closed' : 'open',
-      connections: options.connections,
-      rate: options.rate ?? null,
-      bulk: bulk ?? null,
-      seed,
-      ...summary,
-    })
-    printSummary(terminal, summary)
+    const observation = (await watch?.end()) ?? null
+    const ok = conclude(terminal, options, { mix, seed, bulk, end, tally, readTally, reads, described, observation })
     if (stop.signal.aborted) return exitCodes.interrupted
     return ok ? exitCodes.ok : exitCodes.failed
   } catch (error) {
-    if (error instanceof ExpressionError) throw new CliError(exitCodes.usage, 'input-template', `--input: ${error.message}`)
+    if (error instanceof ExpressionError) throw new CliError(exitCodes.usage, 'input-template', error.message)
     throw error
   } finally {
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
-    await transport.close()
+    watch?.stop()
+    await Promise.all([transport.close(), side.close()])
   }
 }
 
-async function sourceOf({ input, generator, from }: LoadFlags, random: Random): Promise<NextInput> {
-  const given = [input, generator, from].filter((source) => source !== undefined).length
-  if (given !== 1)
+interface Ended {
+  readonly mix: Mix
+  readonly seed: number
+  readonly bulk: number | undefined
+  readonly end: LoadEnd
+  readonly tally: Tally
+  readonly readTally: Tally
+  readonly reads: Reads | null
+  readonly described: DescribedQuery | null
+  /** Null when the node tells nothing of itself. */
+  readonly observation: Observation | null
+}
+
+/** Shows what became of a run; true when it was clean. */
+function conclude(terminal: Terminal, options: LoadFlags, ended: Ended): boolean {
+  const { mix, end, reads, observation } = ended
+  const { command, query } = mix
+  const summary = ended.tally.summary(end)
+  const readSummary = query === null ? null : ended.readTally.readSummary(query, end)
+  const sentPerSecond = (end.commands * 1_000) / end.elapsedMs
+  const queue = observation === null || command === null ? null : queueFigures(observation, { rate: options.rate ?? null, sentPerSecond })
+  const answered = ended.readTally.count('committed')
+  const cache =
+    reads === null ? null : cacheFigures(observation, { reads: answered, drawn: reads.drawn, ttlMs: ended.described?.ttlMs ?? null })
+  const ok = isClean(summary) && (readSummary === null || isReadClean(readSummary))
+  terminal.document({
+    ok,
+    command,
+    query,
+    queriesPerCommand: mix.perCommand,
+    url: options.url,
+    loop: options.rate === undefined ? 'closed' : 'open',
+    connections: options.connections,
+    rate: options.rate ?? null,
+    bulk: ended.bulk ?? null,
+    seed: ended.seed,
+    ...summary,
+    reads: readSummary,
+    queue,
+    cache,
+  })
+  if (command !== null) printSummary(terminal, summary)
+  if (readSummary !== null) printReads(terminal, readSummary)
+  if (queue !== null) printQueue(terminal, queue, options.rate === undefined)
+  if (cache !== null) printCache(terminal, cache, observation?.last.cache ?? null)
+  if (observation === null && command !== null) {
+    terminal.print()
+    terminal.print(`  ${options.url}/metrics tells nothing: only what was answered is shown.`)
+  }
+  return ok
+}
+
+function mixOf({ query, queryInput, queriesPerCommand, bulk }: LoadFlags, command: string | null): Mix {
+  const usage = (message: string, hint: string): CliError => new CliError(exitCodes.usage, 'usage', message, hint)
+  if (command === null && query === undefined)
+    throw usage('What is to be sent?', 'Name a command, such as order.buy, or --query stock.left.')
+  if (query === undefined && (queryInput !== undefined || queriesPerCommand !== undefined))
+    throw usage('Which query?', 'Name it: --query stock.left.')
+  if (query !== undefined && bulk !== undefined)
+    throw usage('--bulk and --query do not go together.', 'Queries are asked one by one: run two loads side by side.')
+  if (command === null && queriesPerCommand !== undefined) throw usage('For each of which commands?', 'Name one, such as order.buy.')
+  return { command, query: query ?? null, perCommand: query === undefined || command === null ? 0 : (queriesPerCommand ?? 1) }
+}
+
+/** Where the parameters of queries come from: a template of their own, or what the inputs come from, drawn anew. */
+async function parametersOf(options: LoadFlags, { command }: Mix, random: Random): Promise<NextInput> {
+  if (options.queryInput !== undefined) return templateOf('--query-input', options.queryInput, random)
+  if (command !== null && options.from !== undefined)
     throw new CliError(
       exitCodes.usage,
       'usage',
-      given === 0 ? 'Where do the inputs come from?' : 'The inputs come from one place.',
-      'Give one of --input, --generator and --from.',
+      'The lines of --from are the commands: where do the queries come from?',
+      'Give --query-input.',
     )
-  if (input !== undefined) return templateOf(input, random)
-  if (generator !== undefined) return generatorOf(generator, random)
-  const file = from ?? '-'
-  if (file !== '-' && !existsSync(file)) throw new CliError(exitCodes.usage, 'file-missing', `There is no file ${file}.`)
-  return lineSource(file)
+  return sourceOf(options, random)
 }
 
-function templateOf(input: string, random: Random): NextInput {
-  try {
-    return templateSource(input, random)
-  } catch (error) {
-    if (error instanceof ExpressionError) throw new CliError(exitCodes.usage, 'input-template', `--input: ${error.message}`)
-    throw error
+function senderOf(transport: Transport, { prefer, tenant }: LoadFlags, { command, query }: Mix, bulk: number | undefined): Sender {
+  const queries = query === null ? null : querySender(transport, query)
+  if (command === null) return queries as Sender
+  const target = { command, prefer, tenant }
+  const commands = bulk === undefined ? singleSender(transport, target) : bulkSender(transport, target, bulk)
+  return queries === null ? commands : mixedSender(commands, queries)
+}
+
+/** What stands at each place of the mix; commands and queries are counted apart. */
+function nextOf(inputs: NextInput | null, reads: Reads | null, each: number, isQuery: (index: number) => boolean): NextInput {
+  if (inputs === null) return (index) => reads?.next(index) ?? null
+  if (reads === null) return inputs
+  const noted = (text: string | null): string | null => {
+    if (text !== null) reads.wrote(text)
+    return text
+  }
+  return (index) => {
+    const command = Math.floor(index / each)
+    if (isQuery(index)) return reads.next(index - command - 1)
+    const input = inputs(command)
+    return input instanceof Promise ? input.then(noted) : noted(input)
   }
 }
 
-async function generatorOf(file: string, random: Random): Promise<NextInput> {
-  const { default: exported, generate } = await importFile(file)
-  const generator = exported ?? generate
-  if (typeof generator !== 'function')
-    throw new CliError(exitCodes.usage, 'generator-missing', `${file} exports no function.`, 'export default (i, random) => ({ … })')
-  return generatorSource(generator as Generator, random)
+function named({ command, query, perCommand }: Mix): string {
+  if (command === null) return query ?? ''
+  return query === null ? command : `${command} and ${count(perCommand)} × ${query}`
 }
 
-function described({ rate, connections, duration: length, repeat }: LoadFlags, bulk: number | undefined): string {
+function saidOf({ rate, connections, duration: length, repeat }: LoadFlags, bulk: number | undefined, { command }: Mix): string {
   return [
     rate === undefined
       ? `closed loop, ${counted(connections, 'connection')}`
-      : `open loop, ${count(rate)} a second over at most ${counted(connections, 'connection')}`,
+      : `open loop, ${counted(rate, command === null ? 'query' : 'command', command === null ? 'queries' : 'commands')} a second over at most ${counted(connections, 'connection')}`,
     bulk === undefined ? '' : `${counted(bulk, 'command')} in a request`,
     length === undefined ? '' : `for ${duration(length)}`,
     repeat === 0 ? '' : `${Math.round(repeat * 100)} % sent twice`,

@@ -3,7 +3,7 @@
  * request. Always resolves, with one answer per command, in order.
  */
 import { answerOf, parseObject, transportAnswer, type Answer, type Job } from './answer.ts'
-import type { Transport } from './transport.ts'
+import type { Reply, Transport } from './transport.ts'
 
 export interface Sender {
   /** How many commands go into one request. */
@@ -79,4 +79,37 @@ function lineAnswer(line: string): Answer {
   if (typeof status !== 'number') return answerOf(status === 'pending' ? 202 : 200, line, null, null)
   const retryAfter = document?.['retryAfter']
   return answerOf(status, line, null, typeof retryAfter === 'number' ? retryAfter * 1000 : null)
+}
+
+/** One query per request: GET, with its parameters in the address. */
+export function querySender(transport: Transport, query: string): Sender {
+  const path = `/queries/${encodeURIComponent(query)}`
+  return {
+    commandsMax: 1,
+    async send(jobs) {
+      const [job] = jobs
+      if (job === undefined) return []
+      try {
+        const reply = await transport.send('GET', job.input === '' ? path : `${path}?${job.input}`, [], null)
+        return [queryAnswer(reply)]
+      } catch (error) {
+        return [transportAnswer(error)]
+      }
+    },
+  }
+}
+
+/** A query is answered with any JSON, which may look like an outcome and is none. */
+function queryAnswer({ status, body, location, retryAfterMs }: Reply): Answer {
+  if (status === 200) return { kind: 'committed', code: null, status, body, position: null, location, retryAfterMs }
+  const answer = answerOf(status, body, location, retryAfterMs)
+  return answer.kind === 'problem' ? answer : { ...answer, kind: 'problem', code: answer.code ?? `http-${status}` }
+}
+
+/** Commands and queries, each by a sender of its own. Both must send one in a request. */
+export function mixedSender(commands: Sender, queries: Sender): Sender {
+  return {
+    commandsMax: 1,
+    send: (jobs) => (jobs[0]?.kind === 'query' ? queries : commands).send(jobs),
+  }
 }

@@ -43,6 +43,19 @@ export interface LoadSummary {
   readonly histogram: readonly HistogramBar[]
 }
 
+/** The queries of a run. */
+export interface ReadSummary {
+  readonly query: string
+  readonly requests: number
+  readonly elapsedMs: number
+  /** Queries answered per second. */
+  readonly throughput: number
+  readonly answers: { readonly answered: number; readonly problem: CodeCounts; readonly transport: CodeCounts }
+  readonly retries: CodeCounts
+  readonly latencyMs: Latency
+  readonly histogram: readonly HistogramBar[]
+}
+
 /** Longest latency that is told apart, in microseconds: one hour. */
 const latencyMaxUs = 3_600_000_000
 
@@ -109,6 +122,13 @@ export class Tally {
     increment(this.#retries, answer.status === 0 ? (answer.code ?? 'unknown') : `${answer.status} ${answer.code ?? ''}`.trim())
   }
 
+  /** Of a tally that was given the answers of queries. */
+  readSummary(query: string, end: LoadEnd): ReadSummary {
+    const { elapsedMs, throughput, answers, retries, latencyMs, histogram } = this.summary(end)
+    const { committed: answered, problem, transport } = answers
+    return { query, requests: end.queries, elapsedMs, throughput, answers: { answered, problem, transport }, retries, latencyMs, histogram }
+  }
+
   summary(end: LoadEnd): LoadSummary {
     const used = this.#bars.map((count, index) => ({ upToMs: barEndsMs[index] as number, count }))
     const first = used.findIndex((bar) => bar.count > 0)
@@ -146,6 +166,11 @@ export class Tally {
 export function isClean(summary: LoadSummary): boolean {
   const { failed, problem, transport } = summary.answers
   return total(failed) + total(problem) + total(transport) + summary.repeats.different === 0
+}
+
+/** Whether every query was answered. */
+export function isReadClean({ answers: { problem, transport } }: ReadSummary): boolean {
+  return total(problem) + total(transport) === 0
 }
 
 export function total(counts: CodeCounts): number {

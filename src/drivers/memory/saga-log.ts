@@ -9,6 +9,7 @@ import {
   newRunRow,
   type NewRun,
   type OwnerBeat,
+  type RunCensus,
   type RunRow,
   type RunWrite,
   type SagaLog,
@@ -117,6 +118,19 @@ class MemoryLog implements MemorySagaLog {
         .slice(0, limit)
         .map(storedRun),
     )
+  }
+
+  census(names?: readonly string[]): Promise<RunCensus[]> {
+    return this.#call('census', () => {
+      const found = new Map<string, RunCensus>()
+      for (const { name, status, started_at: startedAt } of this.store.runs.values()) {
+        if ((status !== 'running' && status !== 'parked') || names?.includes(name) === false) continue
+        const known = found.get(`${status} ${name}`)
+        const oldestStartedAt = Math.min(known?.oldestStartedAt ?? startedAt, startedAt)
+        found.set(`${status} ${name}`, { name, status, count: (known?.count ?? 0) + 1, oldestStartedAt })
+      }
+      return [...found.values()]
+    })
   }
 
   redrive(id: string, record: string): Promise<boolean> {

@@ -18,6 +18,8 @@ import {
   newRunRow,
   type NewRun,
   type OwnerBeat,
+  type RunCensus,
+  runCensus,
   type RunWrite,
   type SagaLog,
   type StoredRun,
@@ -75,6 +77,8 @@ const statements = {
     where id = ? and status = 'parked' returning records`,
   list: `select * from saga_run where id > ?1 and (?2 = '' or status = ?2) and (?3 = '' or name in (select value from json_each(?3)))
     order by id limit ?4`,
+  census: `select name, status, count(*) as count, min(started_at) as oldest from saga_run
+    where status in ('running', 'parked') and (?1 = '' or name in (select value from json_each(?1))) group by name, status`,
   beat: 'insert into saga_owner (owner, beats) values (?, 1) on conflict (owner) do update set beats = beats + 1',
   owners: `select owner, beats from saga_owner union all
     select distinct owner, 0 from saga_run where status = 'running' and owner <> '' and owner not in (select owner from saga_owner)`,
@@ -168,6 +172,12 @@ class SqliteLog implements SagaLog {
       this.#sql.list
         .all(after, status ?? '', names === undefined ? '' : JSON.stringify(names), limit)
         .map((row) => storedRun(row as Record<string, unknown>)),
+    )
+  }
+
+  async census(names?: readonly string[]): Promise<RunCensus[]> {
+    return this.#read(() =>
+      this.#sql.census.all(names === undefined ? '' : JSON.stringify(names)).map((row) => runCensus(row as Record<string, unknown>)),
     )
   }
 

@@ -22,6 +22,7 @@ export const orchestratorLimitTable = Object.freeze({
   retentionMs: number(7 * day, 0, 3_650 * day, 'How long a run that ended is kept, and its id known.'),
   pruneEveryMs: number(60_000, 1, day, 'Pause between two rounds that drop old runs.'),
   pruneBatchMax: number(1_000, 1, 100_000, 'Runs that one call drops.'),
+  censusMs: number(5_000, 1, hour, 'Pause between two counts of the runs in the log, which are made while somebody listens.'),
   closeTimeoutMs: number(5_000, 0, hour, 'Longest wait of close() for the calls under way.'),
 })
 

@@ -15,17 +15,18 @@
  * - no more runs are worked on, wait in line, or are waited for than the limits say.
  */
 import { setMaxListeners } from 'node:events'
-import { tell } from '../../contracts/diagnostics.ts'
+import { type DiagnosticEvents, tell } from '../../contracts/diagnostics.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
-import { checkWhole } from '../../contracts/bounds.ts'
 import { runOwnerPattern, type SagaLog, type StoredRun } from '../../contracts/saga.ts'
 import { backoffMs } from '../../std/backoff.ts'
 import { clientName } from '../../std/client-name.ts'
 import { crashPoint } from '../../std/crash-point.ts'
 import { inTime, processClock, type TransactionClock } from '../clock.ts'
-import { checkNames } from '../../contracts/bounds.ts'
+import { checkNames, checkWhole } from '../../contracts/bounds.ts'
 import { Permits } from '../permits.ts'
+import { Census } from './census.ts'
 import type { RunDefinition } from './definition.ts'
+import { redriveRun } from './inspect.ts'
 import { newRun } from './new-run.ts'
 import { checkOrchestratorOptions, type OrchestratorLimits } from './options.ts'
 import type { Orchestrator, OrchestratorOptions, RunEnd, RunView, StartedRun, WaitOptions } from './orchestrator-contract.ts'
@@ -62,6 +63,7 @@ class LogOrchestrator implements Orchestrator {
   readonly #ownership: Ownership
   readonly #waiters: Waiters
   readonly #permits: Permits
+  readonly #census: Census
   readonly #entries = new Map<string, Entry>()
   readonly #closing = new AbortController()
   readonly #over = new AbortController()
@@ -92,6 +94,7 @@ class LogOrchestrator implements Orchestrator {
     this.#ownership = new Ownership(owner, limits.leaseMs, earlier)
     this.#waiters = new Waiters(log)
     this.#permits = new Permits(limits.runsMax)
+    this.#census = new Census(deployment, [...this.#definitions.keys()], limits.censusMs)
     this.#pruneAt = clock.now() + limits.pruneEveryMs
     this.#loop = this.#watch()
   }
@@ -179,8 +182,7 @@ class LogOrchestrator implements Orchestrator {
 
   async redrive(id: string): Promise<boolean> {
     this.#mustBeOpen()
-    const redriven = await this.#log.redrive(id, JSON.stringify({ kind: 'redriven' }))
-    if (!redriven) return false
+    if (!(await redriveRun(this.#log, id))) return false
     const [run] = await this.#log.read([id])
     if (run !== undefined) this.#tell(run, 'redriven', null)
     this.wake()
@@ -266,6 +268,7 @@ class LogOrchestrator implements Orchestrator {
       more = await this.#claim('')
     }
     await this.#waiters.ask((id) => this.#entries.has(id))
+    await this.#census.tellWhenDue(this.#log, now)
     if (now >= this.#pruneAt) {
       this.#pruneAt = now + this.#limits.pruneEveryMs
       await this.prune()
@@ -376,7 +379,7 @@ class LogOrchestrator implements Orchestrator {
   #ended(stored: StoredRun, status: 'completed' | 'undone' | 'parked', error: RunError | null): void {
     this.#logFailures = 0
     this.#waiters.tell({ ...stored, status, owner: '', error: error === null ? null : JSON.stringify(error) })
-    this.#tell(stored, status, error?.code ?? null)
+    this.#tell(stored, status, error?.code ?? null, Math.max(0, Date.now() - stored.startedAt))
     if (status !== 'parked' || error === null) return
     const { branch, operation, code, message } = error
     tell('headrace:saga-parked', () => ({ ...namesOf(stored), branch, operation, code, message }))
@@ -387,8 +390,8 @@ class LogOrchestrator implements Orchestrator {
     return { log: this.#log, clock: this.#clock, random: this.#random, recordsMax, resultBytesMax, closing: this.#closing.signal }
   }
 
-  #tell(run: StoredRun, event: 'started' | 'claimed' | 'completed' | 'undone' | 'parked' | 'redriven' | 'lost', code: string | null): void {
-    tell('headrace:saga', () => ({ ...namesOf(run), event, branch: '', operation: '', attempt: 0, code }))
+  #tell(run: StoredRun, event: DiagnosticEvents['headrace:saga']['event'], code: string | null, ms = 0): void {
+    tell('headrace:saga', () => ({ ...namesOf(run), event, branch: '', operation: '', attempt: 0, code, ms }))
   }
 
   #mustBeOpen(): void {

@@ -19,6 +19,8 @@ import {
   type OwnerBeat,
   ownerTable,
   recordTable,
+  type RunCensus,
+  runCensus,
   type RunStatus,
   runTable,
   type RunWrite,
@@ -178,6 +180,13 @@ class ParticipantLog implements SagaLog {
       if (found.length >= limit || page.length < limit) return found.slice(0, limit)
       from = page.at(-1)?.id ?? from
     }
+  }
+
+  async census(names?: readonly string[]): Promise<RunCensus[]> {
+    const rows = await this.#participant.reader.sql`select name, status, count(*) as count, min(started_at) as oldest
+      from saga_run where status in ('running', 'parked') group by name, status`
+    // Names are few: those that were not asked for are left out here.
+    return rows.map(runCensus).filter(({ name }) => names?.includes(name) ?? true)
   }
 
   beat(owner: string): Promise<OwnerBeat[]> {

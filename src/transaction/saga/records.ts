@@ -28,7 +28,8 @@ export type RunRecord =
   /** From here on there is one way only. */
   | { readonly kind: 'decided'; readonly decision: Decision; readonly error?: RunError }
   | { readonly kind: 'parked'; readonly error: RunError }
-  | { readonly kind: 'redriven' }
+  /** `at`: milliseconds since 1970, for people. */
+  | { readonly kind: 'redriven'; readonly at?: number }
 
 export interface CallState {
   /** All that were begun. */
@@ -53,7 +54,7 @@ export class RunState {
   /** What the journal of a run tells. Throws 'data-corrupt' when it cannot be read. */
   static of(records: readonly string[]): RunState {
     const state = new RunState()
-    for (const text of records) state.apply(parse(text))
+    for (const text of records) state.apply(parseRecord(text))
     return state
   }
 
@@ -117,7 +118,8 @@ export class RunState {
   }
 }
 
-function parse(text: string): RunRecord {
+/** Throws 'data-corrupt'. */
+export function parseRecord(text: string): RunRecord {
   try {
     return JSON.parse(text) as RunRecord
   } catch (error) {

@@ -26,7 +26,11 @@ export function viewOf(run: StoredRun): RunView {
   }
 }
 
-export function namesOf({ id, name: stored }: StoredRun): { readonly kind: string; readonly name: string; readonly id: string } {
+export function namesOf({ id, name: stored }: Pick<StoredRun, 'id' | 'name'>): {
+  readonly kind: string
+  readonly name: string
+  readonly id: string
+} {
   const [kind = '', name = ''] = stored.split('/')
   return { kind, name, id }
 }

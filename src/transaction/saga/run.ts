@@ -115,6 +115,9 @@ export class OwnedRun {
   note(record: RunRecord): void {
     this.state.apply(record)
     this.#pending.push(JSON.stringify(record))
+    if (record.kind !== 'decided' || record.decision !== 'back') return
+    const { branch, operation, code } = record.error ?? { branch: '', operation: '', code: null }
+    this.#tell('turned', { branch, operation }, 0, code, 0)
   }
 
   /** Resolves when everything noted is in the log. Throws RunLeft. */
@@ -157,21 +160,23 @@ export class OwnedRun {
       this.#mayNote(branch, operation)
       this.note({ kind: 'call', branch, operation, attempt })
       await this.flush()
-      this.#tell('call', spec, attempt, null)
+      this.#tell('call', spec, attempt, null, 0)
       crashPoint('saga.before-call')
+      const begunAt = this.#parts.clock.now()
       const end = await this.#attempt(spec, attempt)
+      const ms = this.#parts.clock.now() - begunAt
       crashPoint('saga.after-call')
       if ('value' in end) {
         this.note({ kind: 'done', branch, operation, ...(end.value === undefined ? {} : { result: end.value }) })
-        this.#tell('called', spec, attempt, null)
+        this.#tell('called', spec, attempt, null, ms)
         return { kind: 'done', result: end.value }
       }
       last = end.error
+      const refused = StepRefused.is(last)
+      const over = refused || (HeadraceError.is(last) && !last.retryable) || tries >= limits.retriesMax || isOver(spec)
+      this.#tell(over ? 'failed' : 'retry', spec, attempt, runError(last).code, ms)
       // A refusal proves that nothing was done only if no earlier attempt may have done it.
-      if (StepRefused.is(last)) return this.#failed(spec, last, attempt === 1)
-      if (HeadraceError.is(last) && !last.retryable) return this.#failed(spec, last, false)
-      if (tries >= limits.retriesMax || isOver(spec)) return this.#failed(spec, last, false)
-      this.#tell('retry', spec, attempt, runError(last).code)
+      if (over) return this.#failed(spec, last, refused && attempt === 1)
       await this.#pause(spec, tries, last)
     }
   }
@@ -261,8 +266,14 @@ export class OwnedRun {
     crashPoint('saga.after-append')
   }
 
-  #tell(event: 'call' | 'called' | 'retry', { branch, operation }: CallSpec, attempt: number, code: string | null): void {
-    tell('headrace:saga', () => ({ kind: this.kind, name: this.name, id: this.id, event, branch, operation, attempt, code }))
+  #tell(
+    event: 'call' | 'called' | 'retry' | 'failed' | 'turned',
+    { branch, operation }: Pick<CallSpec, 'branch' | 'operation'>,
+    attempt: number,
+    code: string | null,
+    ms: number,
+  ): void {
+    tell('headrace:saga', () => ({ kind: this.kind, name: this.name, id: this.id, event, branch, operation, attempt, code, ms }))
   }
 }
 

@@ -5,6 +5,7 @@ import { HeadraceError } from '../../contracts/errors.ts'
 import { memorySagaLog, type MemorySagaLogOptions, MemorySagaStore } from '../../drivers/memory/index.ts'
 import { deferred } from '../../std/deferred.ts'
 import { createRandom } from '../../std/random.ts'
+import { listRuns, redriveRun, showRun } from './inspect.ts'
 import { createOrchestrator } from './orchestrator.ts'
 import type { Orchestrator, OrchestratorOptions } from './orchestrator-contract.ts'
 import { RunState, StepRefused } from './records.ts'
@@ -197,6 +198,96 @@ describe('a saga', () => {
     expect(said.filter((each) => each.startsWith('undo hotel'))).toHaveLength(1)
     expect(await orchestrator.redrive('one')).toBe(false)
     expect(await orchestrator.parked()).toEqual([])
+  })
+
+  it('tells of each try of a step, of the turn back, and of how it ended, with the time of it', async () => {
+    const saga = trip([], { 'do flight': throwing(down, 1), 'do hotel': throwing(no) })
+    const told: string[] = []
+    let endMs = -1
+    const stop = listen('headrace:saga', ({ event, branch, operation, attempt, code, ms }) => {
+      if (branch === 'car') return
+      told.push([event, operation, branch, attempt || '', code ?? ''].filter((word) => word !== '').join(' '))
+      if (event === 'undone') endMs = ms
+    })
+    const orchestrator = open({ runs: [saga] })
+    await (await orchestrator.start(saga, 'one', { person: 'ann' })).wait()
+    stop()
+    expect(told).toEqual([
+      'started',
+      'call do flight 1',
+      'retry do flight 1 saga-failed',
+      'call do flight 2',
+      'called do flight 2',
+      'call do hotel 1',
+      'failed do hotel 1 sold-out',
+      'turned do hotel sold-out',
+      'call undo flight 1',
+      'called undo flight 1',
+      'undone sold-out',
+    ])
+    expect(endMs).toBeGreaterThan(0)
+  })
+
+  it('counts what is in the log for who listens, until it is gone', async () => {
+    let broken = true
+    const saga = trip([], {
+      'do hotel': throwing(no),
+      'undo flight': () => {
+        if (broken) throw no()
+      },
+    })
+    const counts: string[] = []
+    let changed = deferred<void>()
+    const stop = listen('headrace:saga-census', ({ deployment, runs }) => {
+      counts.push(
+        runs.map(({ kind, name, status, count, oldestMs }) => `${kind} ${name} ${status} ${count}${oldestMs > 0 ? ' old' : ''}`).join(', '),
+      )
+      expect(deployment).toBe('test')
+      changed.resolve()
+      changed = deferred<void>()
+    })
+    const until = async (line: string): Promise<void> => {
+      while (counts.at(-1) !== line) await changed.promise
+    }
+    const orchestrator = open({ runs: [saga], censusMs: 1 })
+    const started = await orchestrator.start(saga, 'one', { person: 'ann' })
+    expect(await started.wait()).toMatchObject({ status: 'parked' })
+    await until('saga trip running 0, saga trip parked 1 old')
+    broken = false
+    await orchestrator.redrive('one')
+    await until('saga trip running 0, saga trip parked 0')
+    stop()
+  })
+
+  it('is looked at without an orchestrator: how far it came, what it was parked for, and its journal', async () => {
+    const saga = trip([], { 'do hotel': throwing(no), 'undo flight': throwing(down) })
+    const store = new MemorySagaStore()
+    const orchestrator = open({ runs: [saga], log: memorySagaLog({ store }) })
+    await (await orchestrator.start(saga, 'one', { person: 'ann' })).wait()
+    const log = memorySagaLog({ store })
+    const [listing] = await listRuns(log, { status: 'parked', limit: 10 })
+    expect(listing).toMatchObject({ id: 'one', kind: 'saga', name: 'trip', at: [{ branch: 'flight', operation: 'undo', attempts: 4 }] })
+    const before = await showRun(log, 'one')
+    expect(before?.records.at(-1)).toMatchObject({ kind: 'parked', error: { branch: 'flight', operation: 'undo', message: 'down' } })
+    expect(before?.calls).toBe(before?.records.filter(({ kind }) => kind === 'call').length)
+    expect(await redriveRun(log, 'one')).toBe(true)
+    expect(await redriveRun(log, 'one')).toBe(false)
+    expect((await showRun(log, 'one'))?.records.find(({ kind }) => kind === 'redriven')).toMatchObject({ at: expect.any(Number) as number })
+    expect(await showRun(log, 'two')).toBeNull()
+
+    const call = { kind: 'call', operation: 'do', attempt: 1 } as const
+    const records = [
+      { ...call, branch: 'flight' },
+      { kind: 'done', operation: 'do', branch: 'flight' },
+      { ...call, branch: 'hotel' },
+    ]
+    await log.start({ id: 'going', name: 'saga/trip', gid: 'test_2', input: '{}', owner: 'somebody' })
+    await log.append({ id: 'going', epoch: 1, after: 0, records: records.map((record) => JSON.stringify(record)) })
+    expect(await showRun(log, 'going')).toMatchObject({
+      status: 'running',
+      calls: 2,
+      at: [{ branch: 'hotel', operation: 'do', attempts: 1 }],
+    })
   })
 
   it('parks at once when an undo says that it cannot', async () => {

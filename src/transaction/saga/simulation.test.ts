@@ -8,9 +8,9 @@
  */
 import { describe, expect, it } from 'vitest'
 import { z } from 'zod'
+import { VirtualClock } from '../../../test/support/virtual-clock.ts'
 import { memorySagaLog, type MemorySagaLog, MemorySagaStore } from '../../drivers/memory/index.ts'
 import { createRandom, type Random } from '../../std/random.ts'
-import type { TransactionClock } from '../clock.ts'
 import { defineTcc } from '../tcc/tcc.ts'
 import { defineThreePhase } from '../three-phase/three-phase.ts'
 import type { RunDefinition } from './definition.ts'
@@ -23,64 +23,13 @@ import { defineSaga } from './saga.ts'
 /** A history that takes longer goes round in circles. */
 const virtualMsMax = 600_000
 
-interface Timer {
-  readonly at: number
-  readonly fire: () => void
-}
-
-/** Time that goes to the next timer whenever nothing else is left to do. */
-class VirtualClock implements TransactionClock {
-  #now = 0
-  readonly #timers = new Set<Timer>()
-
-  now(): number {
-    return this.#now
-  }
-
-  pause(ms: number, signal?: AbortSignal): Promise<void> {
-    if (signal?.aborted === true) return Promise.resolve()
-    return new Promise((resolve) => {
-      const over = (): void => {
-        this.#timers.delete(timer)
-        signal?.removeEventListener('abort', over)
-        resolve()
-      }
-      const timer: Timer = { at: this.#now + ms, fire: over }
-      signal?.addEventListener('abort', over, { once: true })
-      this.#timers.add(timer)
-    })
-  }
-
-  async run<T>(work: Promise<T>): Promise<T> {
-    let done = false
-    const over = (): void => {
-      done = true
-    }
-    work.then(over, over)
-    for (let idle = 0; !done; idle += 1) {
-      await new Promise(setImmediate)
-      let next: Timer | null = null
-      for (const each of this.#timers) if (next === null || each.at < next.at) next = each
-      if (next === null) {
-        if (idle > 50) throw new Error('the history hangs')
-        continue
-      }
-      idle = 0
-      if (next.at > virtualMsMax) throw new Error('the history does not end')
-      this.#now = Math.max(this.#now, next.at)
-      next.fire()
-    }
-    return work
-  }
-}
-
 const forwardOf: Readonly<Record<string, string>> = { undo: 'do', cancel: 'try', abort: 'can-commit' }
 const limits = { retriesMax: 2, retryBaseMs: 5, retryMaxMs: 20, timeoutMs: 60 }
 const input = z.object({ number: z.number() })
 
 class History {
   readonly #random: Random
-  readonly #clock = new VirtualClock()
+  readonly #clock = new VirtualClock(virtualMsMax)
   readonly #store = new MemorySagaStore()
   readonly #definitions: readonly RunDefinition[]
   readonly #faulty: number
