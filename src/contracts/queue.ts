@@ -17,7 +17,8 @@
  *   over can neither take nor acknowledge nor bury: 'lease-lost'.
  * - The first `take` of a lease begins after the last acknowledged position of
  *   the group, and misses nothing that is not acknowledged.
- * - Acknowledgement is by position: all up to it. Nothing is ever requeued; who
+ * - Acknowledgement is by position: all up to it, but for those that are named
+ *   as not done where the engine can (`gaps`). Nothing is ever requeued; who
  *   wants to try again keeps the message and tries.
  * - Positions of a group and partition strictly grow in the order of delivery,
  *   over leases too.
@@ -52,6 +53,8 @@ export interface QueueCapabilities {
   readonly remembersTopics: boolean
   /** `setPaused` reaches every consumer of a group. Without it a consumer is paused in its own process only. */
   readonly pauses: boolean
+  /** `acknowledge` leaves messages out that are not done. Without it the acknowledged position waits for the first of them. */
+  readonly gaps: boolean
 }
 
 /** Attributes of CloudEvents (`type`, `source`, `subject` …), `traceparent`, and others: short texts by lower-case name. */
@@ -154,8 +157,18 @@ export interface QueueLease {
   readonly lost: AbortSignal
   /** The messages after the last one taken, in order. One call at a time. Rejects with 'lease-lost'. */
   take(options: TakeOptions): Promise<QueueMessage[]>
-  /** All up to this position are done. It grows; a lower one changes nothing. Resolves when the next lease would begin after it. */
-  acknowledge(position: number): Promise<void>
+  /**
+   * Where the engine has `gaps`: how many messages may be done behind one that
+   * is not before they are worth an `acknowledge` around it.
+   */
+  readonly gapsAfter?: number
+  /**
+   * All up to this position are done, but for `open` (in order; only with
+   * `gaps`), those of an earlier `open` included. A lower position than before
+   * takes nothing back. Resolves when the next lease would begin with what is
+   * open, and go on after the highest position.
+   */
+  acknowledge(position: number, open?: readonly number[]): Promise<void>
   /** Puts a message that was taken into the dead letters of the group, durably, and once per position. It stays to be acknowledged. */
   bury(message: QueueMessage, reason: DeathReason): Promise<void>
   /** Lets the lease last `ttlMs` from now; false when it is gone. */
@@ -198,6 +211,15 @@ export interface PartitionCounts {
   readonly leased: boolean
 }
 
+/** Depth and age of a topic, as one group sees it. */
+export interface GroupCounts {
+  readonly topic: string
+  readonly group: string
+  readonly paused: boolean
+  /** In order of partition. */
+  readonly partitions: readonly PartitionCounts[]
+}
+
 export interface QueueTopic {
   readonly name: string
   readonly partitions: number
@@ -213,7 +235,7 @@ export interface QueueTopic {
   /**
    * Appends dead letters for their group alone, in the order in which they were
    * appended first, and takes them out of the dead letters: those named, or
-   * else the first `limit`. Returns how many.
+   * else the first `limit`. Of those named it takes the first `limit` in that order. Returns how many.
    */
   redrive(options: { readonly group: string; readonly letters?: readonly string[]; readonly limit: number }): Promise<number>
   /** Gives dead letters up. Returns how many there were. */
@@ -235,6 +257,12 @@ export interface QueueEngine {
   open(name: string): Promise<QueueTopic>
   /** Names of the topics, sorted. */
   topics(): Promise<string[]>
+  /**
+   * Where `open` knows only what this process declared: opens a topic that
+   * another one declared, with some of its groups, by looking. Makes nothing.
+   * 'topic-unknown'.
+   */
+  find?(name: string, groups: readonly string[]): Promise<QueueTopic>
   /** Closes the client; calls under way may fail. Leases run out by themselves. */
   close(): Promise<void>
 }
@@ -248,7 +276,9 @@ export const messageBytesLimit = 16 * 1024 ** 2
 /** Names and values of all headers together, in bytes. */
 export const headerBytesMax = 16 * 1024
 export const reasonCharactersMax = 1_000
-const partitionsLimit = 1_024
+export const partitionsLimit = 1_024
+/** Highest bound of a partition, in messages. */
+export const messagesMaxLimit = 1_000_000_000
 export const groupsLimit = 64
 export const leaseTtlMsMin = 100
 export const leaseTtlMsMax = 3_600_000
@@ -268,7 +298,7 @@ export function checkQueueName(what: 'topic' | 'group', name: unknown): asserts 
 export function checkTopic({ name, partitions, groups, messagesMax }: TopicOptions): void {
   checkQueueName('topic', name)
   whole(`partitions of topic '${name}'`, partitions, partitionsLimit)
-  whole(`messagesMax of topic '${name}'`, messagesMax, 1_000_000_000)
+  whole(`messagesMax of topic '${name}'`, messagesMax, messagesMaxLimit)
   if (groups.length > groupsLimit)
     throw new HeadraceError('topic-invalid', `The topic '${name}' has ${groups.length} groups; at most ${groupsLimit} are possible.`)
   for (const group of groups) checkQueueName('group', group)

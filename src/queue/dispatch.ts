@@ -1,10 +1,13 @@
 /** Shares the calls of the handler that may run at once among the partitions of a consumer, in turn. */
 import { Deque } from '../std/deque.ts'
 
+/** What became of a call of the handler: it runs, it is over already, or there was nothing to call it for. */
+export type Started = 'running' | 'ended' | 'nothing'
+
 /** A partition with messages that may go to the handler. */
 export interface Startable {
-  /** Starts one call of the handler; false when there is nothing to start any more. */
-  start(): boolean
+  /** Starts one call of the handler. One that runs is told by `ended` when it is over. */
+  start(): Started
 }
 
 export class Dispatcher {
@@ -12,6 +15,7 @@ export class Dispatcher {
   readonly #waiting = new Set<Startable>()
   #free: number
   #paused = false
+  #starting = false
 
   constructor(concurrency: number) {
     this.#free = concurrency
@@ -46,13 +50,21 @@ export class Dispatcher {
   }
 
   #start(): void {
-    while (this.#free > 0 && !this.#paused) {
-      const partition = this.#ready.shift()
-      if (partition === undefined) return
-      this.#waiting.delete(partition)
-      this.#free -= 1
-      if (partition.start()) this.ready(partition)
-      else this.#free += 1
+    // What is started may come back here at once: the loop that runs goes on with it.
+    if (this.#starting) return
+    this.#starting = true
+    try {
+      while (this.#free > 0 && !this.#paused) {
+        const partition = this.#ready.shift()
+        if (partition === undefined) return
+        this.#waiting.delete(partition)
+        this.#free -= 1
+        const started = partition.start()
+        if (started !== 'running') this.#free += 1
+        if (started !== 'nothing') this.ready(partition)
+      }
+    } finally {
+      this.#starting = false
     }
   }
 }

@@ -7,6 +7,9 @@
  * it writes is refused where an inbox guards the database.
  */
 import { HeadraceError } from '../contracts/errors.ts'
+import type { MessageHeaders, QueueLease } from '../contracts/queue.ts'
+import type { Item } from './key-lanes.ts'
+import type { Delivery } from './message.ts'
 
 export class HandlerCall {
   readonly #timeoutMs: number
@@ -26,10 +29,8 @@ export class HandlerCall {
     return this.#controller.signal
   }
 
-  /** Runs it; rejects with what it throws, or with 'handler-timeout'. A lost partition is told by the signal alone: the handler ends by itself. */
-  async run(handler: () => unknown): Promise<void> {
-    const running = handler()
-    if (!(running instanceof Promise)) return
+  /** Rejects with what the handler throws, or with 'handler-timeout'. A lost partition is told by the signal alone: the handler ends by itself. */
+  async within(running: Promise<unknown>): Promise<void> {
     const lose = (): void => this.#abort(this.#lost.reason)
     this.#lost.addEventListener('abort', lose)
     let timer: NodeJS.Timeout | undefined
@@ -55,5 +56,44 @@ export class HandlerCall {
 
   #abort(why: unknown): void {
     this.#controller?.abort(why)
+  }
+}
+
+/** A message as its handler sees it. */
+export class Handed implements Delivery {
+  readonly topic: string
+  readonly group: string
+  readonly partition: number
+  readonly position: number
+  readonly epoch: number
+  readonly id: string
+  readonly key: string
+  readonly headers: MessageHeaders
+  readonly value: unknown
+  readonly body: string
+  readonly publishedAt: number
+  readonly attempt: number
+  readonly redriven: number
+  readonly #call: HandlerCall
+
+  constructor(topic: string, lease: QueueLease, { message, value, attempts }: Item, call: HandlerCall) {
+    this.topic = topic
+    this.group = lease.group
+    this.partition = lease.partition
+    this.epoch = lease.epoch
+    this.position = message.position
+    this.id = message.id
+    this.key = message.key
+    this.headers = message.headers
+    this.value = value
+    this.body = message.body
+    this.publishedAt = message.publishedAt
+    this.attempt = attempts + 1
+    this.redriven = message.redriven
+    this.#call = call
+  }
+
+  get signal(): AbortSignal {
+    return this.#call.signal
   }
 }

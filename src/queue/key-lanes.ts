@@ -5,6 +5,9 @@
  * A lane (one key): ready → running → ready …, or, when its first message
  * failed, → waiting → ready. A lane that waits holds up nobody else. What
  * stands in waiting lanes is *parked*, and counted apart.
+ *
+ * A key that failed is *suspect* until a message of it is done at its first try:
+ * its messages go to the handler alone, so that it fails no batch of others.
  */
 import type { QueueMessage } from '../contracts/queue.ts'
 import { Deque } from '../std/deque.ts'
@@ -32,9 +35,13 @@ export interface Taken {
   readonly items: Item[]
 }
 
+/** Suspect keys that are remembered; past it the one that has been suspect longest is forgotten, and may fail one more batch. */
+const suspectsMax = 10_000
+
 export class KeyLanes {
   readonly #lanes = new Map<string, Lane>()
   readonly #ready = new Deque<Lane>()
+  readonly #suspects = new Set<string>()
   #held = 0
   #parked = 0
 
@@ -70,9 +77,10 @@ export class KeyLanes {
   take(max: number): Taken[] {
     const taken: Taken[] = []
     for (let count = 0; count < max; ) {
-      const head = this.#ready.peek()?.items.peek()
-      if (head === undefined) break
-      const single = head.alone || head.attempts > 0 || head.malformed !== null
+      const first = this.#ready.peek()
+      const head = first?.items.peek()
+      if (first === undefined || head === undefined) break
+      const single = head.alone || head.attempts > 0 || head.malformed !== null || this.#suspects.has(first.key)
       if (single && count > 0) break
       const lane = this.#ready.shift() as Lane
       lane.state = 'running'
@@ -93,6 +101,8 @@ export class KeyLanes {
   /** The messages are done with. True when the lane has more to do. */
   finish({ lane, items }: Taken): boolean {
     this.#held -= items.length
+    if (this.#suspects.size > 0 && items.every(({ attempts, malformed }) => attempts === 0 && malformed === null))
+      this.#suspects.delete(lane.key)
     if (lane.items.length === 0) {
       this.#lanes.delete(lane.key)
       return false
@@ -109,6 +119,8 @@ export class KeyLanes {
 
   /** The message goes back to the front of its lane, which waits until `resume`. */
   park({ lane, items }: Taken): void {
+    this.#suspects.add(lane.key)
+    if (this.#suspects.size > suspectsMax) this.#suspects.delete(this.#suspects.values().next().value as string)
     for (const item of items.reverse()) lane.items.unshift(item)
     lane.state = 'waiting'
     this.#parked += lane.items.length

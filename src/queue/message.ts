@@ -5,7 +5,7 @@
  * `source`, `subject`, `datacontenttype` …), `traceparent` of W3C Trace Context,
  * and the user's own. https://github.com/cloudevents/spec
  */
-import { randomBytes } from 'node:crypto'
+import { randomFillSync } from 'node:crypto'
 import { HeadraceError } from '../contracts/errors.ts'
 import {
   headerBytesMax,
@@ -64,6 +64,8 @@ const headerPattern = /^[a-z][a-z0-9_.-]{0,63}$/
 /** Farthest schedule, in milliseconds from now: ten years. A date beyond it is a mistake of units. */
 const delayMsMax = 10 * 366 * 86_400_000
 
+const noHeaders: MessageHeaders = Object.freeze({})
+
 const invalid = (message: string): HeadraceError => new HeadraceError('message-invalid', message)
 
 /** Checks everything before anything is kept. Throws 'message-invalid', 'message-too-large' and 'option-unknown'. */
@@ -72,7 +74,7 @@ export function newMessage(value: unknown, options: PublishOptions, partitions: 
     if (!publishNames.includes(name))
       throw new HeadraceError('option-unknown', `publish has no option '${name}'. Known: ${publishNames.join(', ')}.`)
   }
-  const { key = '', id = newId(now), headers = {} } = options
+  const { key = '', id = newId(now), headers = noHeaders } = options
   if (typeof key !== 'string' || Buffer.byteLength(key) > messageKeyBytesMax || !isStorable(key))
     throw invalid(`The key of a message must be a text of up to ${messageKeyBytesMax} bytes, without zero characters.`)
   if (typeof id !== 'string' || id.length > messageIdCharactersMax || !idPattern.test(id))
@@ -120,6 +122,7 @@ function bodyOf(value: unknown, bytesMax: number): string {
 }
 
 function checkHeaders(headers: unknown): asserts headers is MessageHeaders {
+  if (headers === noHeaders) return
   if (typeof headers !== 'object' || headers === null) throw invalid('The headers of a message must be an object of texts.')
   let bytes = 0
   for (const [name, value] of Object.entries(headers)) {
@@ -142,7 +145,18 @@ function dueAt({ delay, at }: PublishOptions, now: number): number | null {
   return due <= now ? null : due
 }
 
+const idRandomBytes = 10
+/** Random bytes for many ids: asking the system for each of them costs more than all else that is done for a message. */
+const randomPage = Buffer.alloc(idRandomBytes * 400)
+let randomUsed = randomPage.length
+
 /** Ids that grow with time, so that an index over them is written at its end: milliseconds, then 80 random bits. */
 function newId(now: number): string {
-  return now.toString(36).padStart(9, '0') + randomBytes(10).toString('base64url')
+  if (randomUsed === randomPage.length) {
+    randomFillSync(randomPage)
+    randomUsed = 0
+  }
+  const from = randomUsed
+  randomUsed += idRandomBytes
+  return now.toString(36).padStart(9, '0') + randomPage.toString('base64url', from, randomUsed)
 }

@@ -4,7 +4,9 @@
  *
  * - Messages of a key are handled one after the other, in order; a message that
  *   fails is tried again in place, after a pause, and only its key waits.
- * - What is done is acknowledged up to the first position that is not.
+ * - What is done is acknowledged up to the first position that is not. Where the
+ *   engine can, it goes on behind that one once enough has gathered there, so
+ *   that a key that fails holds no other's messages.
  * - Past `retries` a message becomes a dead letter, durably, before it is
  *   acknowledged; its key goes on.
  * - When the lease is lost, nothing more is started, and nothing acknowledged.
@@ -16,8 +18,9 @@ import { type DiagnosticEvents, tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { DeathReason, QueueLease, QueueMessage } from '../contracts/queue.ts'
 import { backoffMs, pause } from '../std/backoff.ts'
-import type { Dispatcher, Startable } from './dispatch.ts'
-import { HandlerCall } from './handler-call.ts'
+import type { Dispatcher, Startable, Started } from './dispatch.ts'
+import { reasonOf, Unprocessable } from './failure.ts'
+import { Handed, HandlerCall } from './handler-call.ts'
 import { type Item, KeyLanes, type Taken } from './key-lanes.ts'
 import { type Delivery, readMessage } from './message.ts'
 import type { ConsumerLimits } from './options.ts'
@@ -46,17 +49,8 @@ export interface RunOptions {
   readonly random: () => number
 }
 
-/** Thrown by a handler when trying again is of no use: the message becomes a dead letter at once. */
-export class Unprocessable extends Error {
-  constructor(message: string, options?: { readonly cause?: unknown }) {
-    super(message, options)
-    this.name = 'Unprocessable'
-  }
-}
-
-/** How long one take waits for messages, in milliseconds; then it is asked again. */
+/** How long one take waits for messages, in milliseconds, and how many it gets; then it is asked again. */
 const takeWaitMs = 5_000
-/** Messages of one take. */
 const takeMessagesMax = 5_000
 
 export class PartitionRun implements Startable {
@@ -69,7 +63,8 @@ export class PartitionRun implements Startable {
   readonly #calls = new Set<Promise<void>>()
   readonly #timers = new Set<NodeJS.Timeout>()
   #wake: (() => void) | null = null
-  #acknowledged = 0
+  /** Something is done that the engine was not told of. */
+  #untold = false
   #acknowledging: Promise<void> | null = null
 
   constructor(options: RunOptions) {
@@ -110,6 +105,7 @@ export class PartitionRun implements Startable {
       await this.#take()
       for (const timer of this.#timers) clearTimeout(timer)
       await Promise.all(this.#calls)
+      this.#tellReached(1)
       await this.#acknowledging
       if (!this.isLost) await this.#options.lease.release().catch(() => {})
     } finally {
@@ -134,17 +130,22 @@ export class PartitionRun implements Startable {
     this.#wake?.()
   }
 
-  start(): boolean {
-    if (this.#over) return false
+  start(): Started {
+    if (this.#over) return 'nothing'
     const taken = this.#lanes.take(this.#options.limits.batch)
-    if (taken.length === 0) return false
-    const call = this.#handle(taken).finally(() => {
+    if (taken.length === 0) return 'nothing'
+    const running = this.#handle(taken)
+    if (running === null) {
+      this.#refill()
+      return 'ended'
+    }
+    const call = running.finally(() => {
       this.#calls.delete(call)
       this.#options.dispatcher.ended()
-      this.#wake?.()
+      this.#refill()
     })
     this.#calls.add(call)
-    return true
+    return 'running'
   }
 
   get #over(): boolean {
@@ -155,7 +156,7 @@ export class PartitionRun implements Startable {
     const { lease, limits, dispatcher } = this.#options
     let full = false
     for (let failures = 0; !this.#over; ) {
-      const room = Math.min(this.#tuner.size - this.#lanes.held, limits.unacknowledgedMax - this.#progress.span, takeMessagesMax)
+      const room = this.#room
       if (room <= 0 || this.#lanes.parked >= limits.parkedMax || dispatcher.paused) {
         await new Promise<void>((resolve) => {
           this.#wake = resolve
@@ -171,8 +172,8 @@ export class PartitionRun implements Startable {
           waitMs: takeWaitMs,
           signal: this.#stop.signal,
         })
-        // Only a take that need not wait for messages tells what a take costs.
-        if (full) this.#tuner.took(performance.now() - start)
+        // Only a take that need not wait for messages tells what a take costs, and whether it came too late.
+        if (full && messages.length > 0) this.#tuner.took(performance.now() - start, this.#lanes.held === 0)
         full = messages.length === room
         failures = 0
         this.#admit(messages)
@@ -184,6 +185,18 @@ export class PartitionRun implements Startable {
         )
       }
     }
+  }
+
+  /** Messages to take now. Half of what may be here is waited for: many small takes cost the engine more than a few large ones. */
+  get #room(): number {
+    const room = this.#tuner.size - this.#lanes.held
+    if (room * 2 < this.#tuner.size) return 0
+    return Math.min(room, this.#options.limits.unacknowledgedMax - this.#progress.span, takeMessagesMax)
+  }
+
+  /** A take that waits for room may have it. */
+  #refill(): void {
+    if (this.#wake !== null && this.#room > 0) this.#wake()
   }
 
   #admit(messages: readonly QueueMessage[]): void {
@@ -202,47 +215,64 @@ export class PartitionRun implements Startable {
     this.#options.dispatcher.ready(this)
   }
 
-  async #handle(taken: readonly Taken[]): Promise<void> {
-    const items = taken.flatMap((each) => each.items)
+  /** Null when it is over: a handler without a promise costs none. */
+  #handle(taken: readonly Taken[]): Promise<void> | null {
+    const items = itemsOf(taken)
     const [first] = items as [Item]
     if (first.malformed !== null) return this.#bury(taken, { code: 'message-malformed', message: first.malformed, attempts: 0 })
-    const { limits, lease, topic, counts, random } = this.#options
+    const { limits, topic, lease, handler } = this.#options
     const call = new HandlerCall(limits.handlerTimeoutMs, this.#lost.signal)
+    let running: unknown
     try {
-      const { group, partition, epoch } = lease
-      await call.run(() => this.#options.handler(items.map((item) => deliver(item, { topic, group, partition, epoch }, call))))
+      running = handler(items.map((item) => new Handed(topic, lease, item, call)))
     } catch (error) {
-      if (this.isLost || !this.#goesOn(error)) return
-      if (items.length > 1) {
-        // One of them is to blame: each is tried alone.
-        for (const item of items) item.alone = true
-        for (const each of taken) this.#lanes.putBack(each)
-        this.#options.dispatcher.ready(this)
-        return
-      }
-      first.attempts += 1
-      const [only] = taken as [Taken]
-      if (error instanceof Unprocessable || first.attempts > limits.retries) return this.#bury(taken, reasonOf(error, first.attempts))
-      // A drain does not wait for retries: the message comes again.
-      if (this.#stop.signal.aborted) return
-      counts.retried += 1
-      this.#tell('retried', 1, reasonOf(error, first.attempts).code)
-      this.#lanes.park(only)
-      const timer = setTimeout(
-        () => {
-          this.#timers.delete(timer)
-          this.#lanes.resume(only)
-          this.#wake?.()
-          this.#options.dispatcher.ready(this)
-        },
-        backoffMs(first.attempts - 1, limits.retryBaseMs, limits.retryMaxMs, random),
-      )
-      this.#timers.add(timer)
+      return this.#failed(taken, items, error)
+    }
+    if (!(running instanceof Promise)) {
+      this.#done(taken, items)
+      return null
+    }
+    return call.within(running).then(
+      () => this.#done(taken, items),
+      (error: unknown) => this.#failed(taken, items, error),
+    )
+  }
+
+  #done(taken: readonly Taken[], items: readonly Item[]): void {
+    this.#options.counts.handled += items.length
+    this.#tell('handled', items.length, null, items[0]?.message.publishedAt)
+    this.#finish(taken)
+  }
+
+  async #failed(taken: readonly Taken[], items: readonly Item[], error: unknown): Promise<void> {
+    if (this.isLost || !this.#goesOn(error)) return
+    const { limits, counts, random } = this.#options
+    const [first] = items as [Item]
+    if (items.length > 1) {
+      // One of them is to blame: each is tried alone.
+      for (const item of items) item.alone = true
+      for (const each of taken) this.#lanes.putBack(each)
+      this.#options.dispatcher.ready(this)
       return
     }
-    counts.handled += items.length
-    this.#tell('handled', items.length, null, first.message.publishedAt)
-    this.#finish(taken)
+    first.attempts += 1
+    const [only] = taken as [Taken]
+    if (error instanceof Unprocessable || first.attempts > limits.retries) return this.#bury(taken, reasonOf(error, first.attempts))
+    // A drain does not wait for retries: the message comes again.
+    if (this.#stop.signal.aborted) return
+    counts.retried += 1
+    this.#tell('retried', 1, reasonOf(error, first.attempts).code)
+    this.#lanes.park(only)
+    const timer = setTimeout(
+      () => {
+        this.#timers.delete(timer)
+        this.#lanes.resume(only)
+        this.#wake?.()
+        this.#options.dispatcher.ready(this)
+      },
+      backoffMs(first.attempts - 1, limits.retryBaseMs, limits.retryMaxMs, random),
+    )
+    this.#timers.add(timer)
   }
 
   /** Tries until the letter is durable, or the lease lost. */
@@ -268,28 +298,37 @@ export class PartitionRun implements Startable {
 
   #finish(taken: readonly Taken[]): void {
     if (this.isLost) return
-    let grown = false
+    const progress = this.#progress
     let count = 0
     for (const each of taken) {
-      for (const { message } of each.items) grown = this.#progress.finish(message.position) || grown
+      for (const { message } of each.items) this.#untold = progress.finish(message.position) || this.#untold
       count += each.items.length
       this.#lanes.finish(each)
     }
     this.#tuner.handled(count, performance.now())
     if (this.#lanes.hasReady) this.#options.dispatcher.ready(this)
-    if (grown) this.#acknowledging ??= this.#acknowledge()
+    this.#tellReached(this.#options.lease.gapsAfter ?? 0)
+  }
+
+  /** Acknowledges what is done; around what is not, where the engine can and `enough` messages wait for that. */
+  #tellReached(enough: number): void {
+    if (this.#options.lease.gapsAfter !== undefined && this.#progress.held >= enough) {
+      this.#progress.passOpen()
+      this.#untold = true
+    }
+    if (this.#untold && !this.isLost) this.#acknowledging ??= this.#acknowledge()
   }
 
   /** One call at a time: what is done meanwhile goes with the next. */
   async #acknowledge(): Promise<void> {
     const { lease, limits, random } = this.#options
-    for (let failures = 0; this.#acknowledged < this.#progress.reached && !this.isLost; ) {
-      const position = this.#progress.reached
+    for (let failures = 0; this.#untold && !this.isLost; ) {
+      this.#untold = false
       try {
-        await lease.acknowledge(position)
-        this.#acknowledged = position
+        await lease.acknowledge(this.#progress.reached, this.#progress.open)
         failures = 0
       } catch (error) {
+        this.#untold = true
         if (!this.#goesOn(error)) break
         if (this.#stop.signal.aborted && failures > 2) break
         await pause(backoffMs(failures++, limits.retryBaseMs, limits.retryMaxMs, random))
@@ -355,39 +394,7 @@ export class PartitionRun implements Startable {
   }
 }
 
-function deliver(
-  { message, value, attempts }: Item,
-  {
-    topic,
-    group,
-    partition,
-    epoch,
-  }: { readonly topic: string; readonly group: string; readonly partition: number; readonly epoch: number },
-  call: HandlerCall,
-): Delivery {
-  const { position, id, key, headers, body, publishedAt, redriven } = message
-  return {
-    topic,
-    group,
-    partition,
-    position,
-    epoch,
-    id,
-    key,
-    headers,
-    value,
-    body,
-    publishedAt,
-    attempt: attempts + 1,
-    redriven,
-    get signal() {
-      return call.signal
-    },
-  }
-}
-
-function reasonOf(error: unknown, attempts: number): DeathReason {
-  const code = HeadraceError.is(error) ? error.code : error instanceof Unprocessable ? 'unprocessable' : 'handler-failed'
-  const message = error instanceof Error ? error.message : String(error)
-  return { code, message, attempts }
+function itemsOf(taken: readonly Taken[]): readonly Item[] {
+  const [first] = taken
+  return taken.length === 1 && first !== undefined ? first.items : taken.flatMap(({ items }) => items)
 }

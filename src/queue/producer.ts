@@ -12,6 +12,7 @@
  *
  * A message: waiting (for room) → queued → sent → kept, or refused with a reason.
  */
+import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { Appended, NewMessage, QueueTopic } from '../contracts/queue.ts'
 import { backoffMs, pause } from '../std/backoff.ts'
@@ -28,13 +29,44 @@ export interface Published {
 
 export type OnFull = 'refuse' | 'wait'
 
-interface Pending {
+/** A message on its way: counted until its publisher is answered, which happens once. */
+class Pending {
   readonly message: NewMessage
   readonly bytes: number
   readonly deadline: number
-  readonly answer: Deferred<Published>
+  readonly answer: Promise<Published>
   /** Its caller does not wait any more, and it has not been sent. */
-  dropped: boolean
+  dropped = false
+  readonly #answered: (pending: Pending) => void
+  #resolve!: (published: Published) => void
+  #reject!: (error: unknown) => void
+  #over = false
+
+  constructor(message: NewMessage, bytes: number, deadline: number, answered: (pending: Pending) => void) {
+    this.message = message
+    this.bytes = bytes
+    this.deadline = deadline
+    this.#answered = answered
+    this.answer = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+  }
+
+  keep(duplicate: boolean): void {
+    if (this.#leaves()) this.#resolve({ id: this.message.id, duplicate })
+  }
+
+  refuse(error: unknown): void {
+    if (this.#leaves()) this.#reject(error)
+  }
+
+  #leaves(): boolean {
+    if (this.#over) return false
+    this.#over = true
+    this.#answered(this)
+    return true
+  }
 }
 
 /** Bytes of a message beside its body. */
@@ -65,30 +97,55 @@ export class TopicProducer {
   }
 
   /** Resolves when the message is durable. */
-  async publish(message: NewMessage, signal?: AbortSignal): Promise<Published> {
-    if (this.#closed) throw closed()
-    signal?.throwIfAborted()
+  publish(message: NewMessage, signal?: AbortSignal): Promise<Published> {
+    if (this.#closed) return Promise.reject(closed())
     const bytes = message.body.length + overheadBytes
     const deadline = performance.now() + this.#limits.publishTimeoutMs
-    while (this.#isFull(bytes)) await this.#turn(deadline, signal)
-    this.#inFlight += 1
-    this.#bytes += bytes
-    const pending: Pending = { message, bytes, deadline, answer: deferred(), dropped: false }
-    const lane = this.#lanes[message.partition % this.#lanes.length] as Lane
-    lane.push(pending)
+    if (signal !== undefined) return this.#publishUntil(signal, message, bytes, deadline)
+    // Whoever waits for room goes first.
+    if (this.#isFull(bytes)) return this.#publishLater(message, bytes, deadline)
+    return this.#enter(message, bytes, deadline).answer
+  }
+
+  async #publishLater(message: NewMessage, bytes: number, deadline: number): Promise<Published> {
+    await this.#whenRoom(bytes, deadline, undefined)
+    return this.#enter(message, bytes, deadline).answer
+  }
+
+  async #publishUntil(signal: AbortSignal, message: NewMessage, bytes: number, deadline: number): Promise<Published> {
+    signal.throwIfAborted()
+    if (this.#waiting > 0 || this.#isFull(bytes)) await this.#whenRoom(bytes, deadline, signal)
+    const pending = this.#enter(message, bytes, deadline)
     const stop = (): void => {
       pending.dropped = true
-      pending.answer.reject(signal?.reason)
+      pending.refuse(signal.reason)
     }
-    signal?.addEventListener('abort', stop, { once: true })
+    signal.addEventListener('abort', stop, { once: true })
     try {
-      return await pending.answer.promise
+      return await pending.answer
     } finally {
-      signal?.removeEventListener('abort', stop)
-      this.#inFlight -= 1
-      this.#bytes -= bytes
-      this.#next()
+      signal.removeEventListener('abort', stop)
     }
+  }
+
+  async #whenRoom(bytes: number, deadline: number, signal: AbortSignal | undefined): Promise<void> {
+    do await this.#turn(deadline, signal)
+    while (this.#isFull(bytes))
+  }
+
+  #enter(message: NewMessage, bytes: number, deadline: number): Pending {
+    this.#inFlight += 1
+    this.#bytes += bytes
+    const pending = new Pending(message, bytes, deadline, this.#answered)
+    const lane = this.#lanes[message.partition % this.#lanes.length] as Lane
+    lane.push(pending)
+    return pending
+  }
+
+  readonly #answered = (pending: Pending): void => {
+    this.#inFlight -= 1
+    this.#bytes -= pending.bytes
+    this.#next()
   }
 
   /** Resolves when nothing is on its way any more; refuses what comes after. */
@@ -200,13 +257,15 @@ class Lane {
     let open = batch
     for (let attempt = 0; open.length > 0; attempt++) {
       try {
-        this.#settle(open, await this.#topic.append(open.map(({ message }) => message)))
+        const answers = await this.#topic.append(open.map(({ message }) => message))
+        this.#tell(open, answers)
+        this.#settle(open, answers)
         return
       } catch (error) {
         const why = HeadraceError.is(error) ? error : new HeadraceError('engine-failed', String(error), { cause: error })
         const now = performance.now()
         const goesOn = why.retryable && why.code !== 'queue-closed'
-        for (const { answer, deadline } of open) if (!goesOn || deadline <= now) answer.reject(why)
+        for (const pending of open) if (!goesOn || pending.deadline <= now) pending.refuse(why)
         open = goesOn ? open.filter(({ deadline, dropped }) => deadline > now && !dropped) : []
         if (open.length > 0) await pause(backoffMs(attempt, this.#limits.retryBaseMs, this.#limits.retryMaxMs))
       }
@@ -216,13 +275,13 @@ class Lane {
   #settle(batch: readonly Pending[], answers: readonly Appended[]): void {
     const refused = new Map<number, Pending[]>()
     for (const [index, pending] of batch.entries()) {
-      const { message, answer } = pending
+      const { message } = pending
       const state = answers[index]?.state
-      if (state === 'kept' || state === 'duplicate') answer.resolve({ id: message.id, duplicate: state === 'duplicate' })
-      else if (this.#onFull === 'refuse') answer.reject(full(this.#topic.name))
+      if (state === 'kept' || state === 'duplicate') pending.keep(state === 'duplicate')
+      else if (this.#onFull === 'refuse') pending.refuse(full(this.#topic.name))
       else if (!pending.dropped) refused.set(message.partition, [...(refused.get(message.partition) ?? []), pending])
     }
-    for (const { message } of batch) if (!refused.has(message.partition)) this.#stalls.delete(message.partition)
+    if (this.#stalls.size > 0) for (const { message } of batch) if (!refused.has(message.partition)) this.#stalls.delete(message.partition)
     for (const [partition, pending] of refused) {
       // Back to the front: what came later waits behind.
       const queue = this.#queueOf(partition)
@@ -233,10 +292,20 @@ class Lane {
     }
   }
 
+  #tell(batch: readonly Pending[], answers: readonly Appended[]): void {
+    tell('headrace:queue-publish', () => {
+      const duplicates = answers.filter(({ state }) => state === 'duplicate').length
+      const kept = batch.filter((_, index) => answers[index]?.state !== 'full')
+      const oldest = Math.min(...kept.map(({ deadline }) => deadline)) - this.#limits.publishTimeoutMs
+      const waitMs = kept.length === 0 ? null : performance.now() - oldest
+      return { topic: this.#topic.name, event: 'kept', messages: kept.length, duplicates, waitMs, code: null }
+    })
+  }
+
   #expire(partition: number, queue: Deque<Pending>, now: number): void {
     for (let head = queue.peek(); head !== undefined && (head.dropped || head.deadline <= now); head = queue.peek()) {
       queue.shift()
-      head.answer.reject(this.#stalls.has(partition) ? full(this.#topic.name) : late(this.#topic.name, this.#limits.publishTimeoutMs))
+      head.refuse(this.#stalls.has(partition) ? full(this.#topic.name) : late(this.#topic.name, this.#limits.publishTimeoutMs))
     }
   }
 

@@ -202,6 +202,32 @@ describe('failures', () => {
     expect(consumption.stats().retried).toBeGreaterThan(0)
   })
 
+  it('acknowledges around a key that fails: another consumer gets that one alone', async () => {
+    const queue = queueOf()
+    const topic = topicName()
+    const orders = await queue.declare(topic, { partitions: 1 })
+    const others = 6_000
+    await queue.producer.publish(topic, 'fails', { key: 'fails' })
+    await Promise.all(Array.from({ length: others }, (_, index) => queue.producer.publish(topic, index, { key: `k${index % 50}` })))
+    const first = await queue.consumer.run(
+      topic,
+      ({ key }) => {
+        if (key === 'fails') throw new Error('no')
+      },
+      { ...fast, retries: 1_000 },
+    )
+    // Without closing: a crash would give no more than this again.
+    await expect.poll(async () => (await orders.counts())[0]?.acknowledged, { timeout: 10_000 }).toBeGreaterThanOrEqual(5_000)
+    await expect.poll(() => first.stats().handled, { timeout: 10_000 }).toBe(others)
+    await first.close()
+    expect((await orders.counts())[0]).toMatchObject({ depth: 1, acknowledged: others + 1 })
+    const seen = new Seen<unknown>()
+    await queue.consumer.run(topic, ({ value }) => seen.add(value), fast)
+    await queue.producer.publish(topic, 'next', { key: 'fails' })
+    expect(await seen.reaches(2)).toEqual(['fails', 'next'])
+    await expect.poll(async () => (await orders.counts())[0]?.depth).toBe(0)
+  })
+
   it('makes a dead letter of what fails too often, with reason and attempts, and redrives in order', async () => {
     const queue = queueOf()
     const topic = topicName()

@@ -3,11 +3,13 @@
  * order and durably (`contracts/queue.ts`); here is what makes a good queue of
  * it: publishing in batches, consuming by key, retries, delays, dead letters.
  */
+import { listen, tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import {
   checkQueueName,
   groupUnknown,
   type DeadMessage,
+  type GroupCounts,
   type PartitionCounts,
   type QueueEngine,
   type QueueMessage,
@@ -101,6 +103,8 @@ export interface Queue extends AsyncDisposable {
   /** A topic that exists. Rejects with 'topic-unknown'. */
   topic(name: string): Promise<TopicAdmin>
   topics(): Promise<string[]>
+  /** Depth and age of the topics that this queue has declared or used, for each of their groups. */
+  counts(): Promise<GroupCounts[]>
   /** Closes the consumers gracefully, then waits for what is on its way, then closes the engine. */
   close(): Promise<void>
 }
@@ -130,6 +134,8 @@ class MessageQueue implements Queue {
   readonly #topics = new Map<string, Promise<Known>>()
   readonly #consumptions = new Set<Consumption>()
   readonly #delays: DelayRelay | null
+  readonly #ignoreLooks: () => void
+  #looking: Promise<GroupCounts[]> | null = null
   #closing: Promise<void> | null = null
 
   constructor(options: QueueOptions) {
@@ -154,6 +160,7 @@ class MessageQueue implements Queue {
             forward: async (topic, message) => void (await (await this.#known(topic)).producer.publish(message)),
             onError: (error) => this.#onError(error),
           })
+    this.#ignoreLooks = listen('headrace:queue-look', ({ add }) => add(engine.engine, this.#look()))
     this.producer = { publish: (topic, message, publishing) => this.#publish(topic, message, publishing) }
     this.consumer = {
       run: (topic, handler, running = {}) =>
@@ -185,6 +192,18 @@ class MessageQueue implements Queue {
     return this.engine.topics()
   }
 
+  async counts(): Promise<GroupCounts[]> {
+    const counts: GroupCounts[] = []
+    // One after the other: who looks is not to take all connections of the engine.
+    for (const known of [...this.#topics.values()]) {
+      const topic = (await known.catch(() => null))?.topic
+      if (topic === undefined) continue
+      for (const group of await topic.groups())
+        counts.push({ topic: topic.name, group, paused: await topic.isPaused(group), partitions: await topic.counts(group) })
+    }
+    return counts
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing
@@ -195,6 +214,7 @@ class MessageQueue implements Queue {
   }
 
   async #close(): Promise<void> {
+    this.#ignoreLooks()
     await Promise.all([...this.#consumptions].map((each) => each.close()))
     await this.#delays?.close()
     const known = await Promise.all([...this.#topics.values()].map((each) => each.catch(() => null)))
@@ -205,14 +225,21 @@ class MessageQueue implements Queue {
   async #publish(topic: string, value: unknown, options: PublishOptions = {}): Promise<Published> {
     this.#checkOpen()
     const { topic: known, producer } = await this.#known(topic)
-    const message = newMessage(value, options, known.partitions, this.#limits.messageBytesMax, Date.now())
-    if (message.availableAt === null || this.engine.capabilities.delays) return producer.publish(message, options.signal)
-    if (this.#delays === null)
-      throw new HeadraceError(
-        'queue-unsupported',
-        `${this.engine.engine} cannot hold delayed messages. Give createQueue a companion, such as sqliteQueue({ file }).`,
-      )
-    return this.#delays.hold(topic, message)
+    try {
+      const message = newMessage(value, options, known.partitions, this.#limits.messageBytesMax, Date.now())
+      if (message.availableAt === null || this.engine.capabilities.delays) return await producer.publish(message, options.signal)
+      if (this.#delays === null)
+        throw new HeadraceError(
+          'queue-unsupported',
+          `${this.engine.engine} cannot hold delayed messages. Give createQueue a companion, such as sqliteQueue({ file }).`,
+        )
+      return await this.#delays.hold(topic, message)
+    } catch (error) {
+      // A caller that gave up was not refused.
+      if (HeadraceError.is(error))
+        tell('headrace:queue-publish', () => ({ topic, event: 'refused', messages: 1, duplicates: 0, waitMs: null, code: error.code }))
+      throw error
+    }
   }
 
   async #run(name: string, handler: BatchHandler, options: RunOptions): Promise<Consumption> {
@@ -245,6 +272,14 @@ class MessageQueue implements Queue {
     this.#consumptions.add(consumption)
     void consumption.ended.then(() => this.#consumptions.delete(consumption))
     return consumption
+  }
+
+  /** One look at a time, however often metrics ask while the engine is slow. */
+  #look(): Promise<GroupCounts[]> {
+    this.#looking ??= this.counts().finally(() => {
+      this.#looking = null
+    })
+    return this.#looking
   }
 
   #known(name: string): Promise<Known> {

@@ -3,14 +3,20 @@
  *
  * Prefetch follows Little's law: while one take is on its way, the handlers use
  * up (rate × time of a take) messages, so twice that many, beside those in
- * hand, keep them busy. A slow engine or a fast handler raises it, and nothing
- * else does: messages in memory are messages that no other consumer can have.
+ * hand, keep them busy. Where the engine is what is waited for, that is not
+ * enough: a take that comes when nothing is left to do was too small for what
+ * it costs, so the next one is twice as large, until the handlers are kept busy
+ * or the bound is reached; after that the size falls back slowly. A slow engine
+ * or a fast handler raises it, and nothing else does: messages in memory are
+ * messages that no other consumer can have.
  */
 
 /** Weight of the newest measurement in the running averages. */
 const weight = 0.2
 /** Rates are measured over at least this long, in milliseconds. */
 const sampleMs = 20
+/** What is kept of the size by a take that came in time. */
+const ease = 0.95
 
 export interface PrefetchBounds {
   readonly min: number
@@ -23,6 +29,7 @@ export class PrefetchTuner {
   #takeMs = 1
   #perMs = 0
   #done = 0
+  #raised = 0
   #since: number
 
   constructor(bounds: PrefetchBounds, fixed: number | undefined, now: number) {
@@ -34,13 +41,13 @@ export class PrefetchTuner {
   /** Messages of the partition to have in memory. */
   get size(): number {
     if (this.#fixed !== undefined) return this.#fixed
-    const needed = Math.ceil(2 * this.#perMs * this.#takeMs) + this.#bounds.min
-    return Math.min(this.#bounds.max, Math.max(this.#bounds.min, needed))
+    return Math.min(this.#bounds.max, Math.max(this.#littles, Math.ceil(this.#raised)))
   }
 
-  /** A take that found messages took this long. */
-  took(ms: number): void {
+  /** A take that found messages took this long; `late` when the handlers had nothing left to do. */
+  took(ms: number, late: boolean): void {
     this.#takeMs += (ms - this.#takeMs) * weight
+    this.#raised = late ? this.size * 2 : this.#raised * ease
   }
 
   /** Messages were handled. */
@@ -51,5 +58,9 @@ export class PrefetchTuner {
     this.#perMs += (this.#done / ms - this.#perMs) * weight
     this.#done = 0
     this.#since = now
+  }
+
+  get #littles(): number {
+    return Math.ceil(2 * this.#perMs * this.#takeMs) + this.#bounds.min
   }
 }

@@ -336,6 +336,66 @@ export function queueConformance(runner: QueueRunner, name: string, harness: Que
       assert.deepEqual(await (await lease()).take(now), [])
     })
 
+    itIf(
+      capabilities.gaps,
+      'keeps what is open for one group, when the others have acknowledged it, until it is purged',
+      async ({ topic, engine, lease }) => {
+        await engine.declare({ name: topic.name, partitions, groups: ['h'], messagesMax: 1_000_000 })
+        await topic.append(numbered(6))
+        const [g, h] = [await lease(), await lease({ group: 'h' })]
+        const [mine, theirs] = [await taken(g, 6), await taken(h, 6)]
+        await g.acknowledge(mine[5]?.position ?? 0, [mine[1]?.position ?? 0, mine[3]?.position ?? 0])
+        await h.acknowledge(theirs[5]?.position ?? 0)
+        await g.release()
+        const again = await lease()
+        assert.deepEqual(bodies(await taken(again, 2)), ['1', '3'])
+        assert.equal(await topic.purge('g'), 2)
+        if (capabilities.leases) await again.release()
+        assert.equal((await topic.counts('g'))[home]?.depth, 0)
+      },
+    )
+
+    itIf(
+      capabilities.gaps,
+      'leaves messages open behind the acknowledged position: the next lease begins with them, in order, after a crash too',
+      async ({ topic, lease, another, same }) => {
+        const sent = numbered(12)
+        await topic.append(sent)
+        const dying = await another()
+        const first = await lease({ topic: await same(dying), ttlMs: 200 })
+        const got = await taken(first, 12)
+        const at = (index: number): number => got[index]?.position ?? 0
+        await first.acknowledge(at(7), [at(2), at(4), at(5)])
+        // What is named no more is done.
+        await first.acknowledge(at(7), [at(2), at(5)])
+        await harness.crash(dying)
+        const second = await lease()
+        const again = await taken(second, 6)
+        assert.deepEqual(bodies(again), ['2', '5', '8', '9', '10', '11'])
+        // What was open before and comes after the position stays open.
+        await second.acknowledge(again[0]?.position ?? 0)
+        await second.release()
+        const third = await lease()
+        const more = await taken(third, 5)
+        assert.deepEqual(bodies(more), ['5', '8', '9', '10', '11'])
+        await third.acknowledge(more[3]?.position ?? 0, [more[0]?.position ?? 0])
+        const [counts, next] = [(await topic.counts('g'))[home], numbered(1, { body: 'next' })]
+        assert.equal(counts?.depth, 2)
+        if (capabilities.stablePositions) assert.equal(counts?.oldestPublishedAt, sent[5]?.publishedAt)
+        if (capabilities.remembersTopics) assert.deepEqual(bodies(await topic.peek('g', home, 5)), ['5', '11'])
+        await topic.append(next)
+        if (capabilities.dedupes) assert.deepEqual(states(await topic.append([sent[5] as NewMessage])), ['duplicate'])
+        await third.release()
+        const fourth = await lease()
+        const rest = await taken(fourth, 3)
+        assert.deepEqual(bodies(rest), ['5', '11', 'next'])
+        await fourth.acknowledge(rest[2]?.position ?? 0)
+        await fourth.release()
+        assert.deepEqual(await (await lease()).take(now), [])
+        assert.equal((await topic.counts('g'))[home]?.depth, 0)
+      },
+    )
+
     it('gives a partition to one at a time, and the next one a higher epoch', async ({ lease, another, same }) => {
       const first = await lease()
       const there = await same(await another())
@@ -508,7 +568,9 @@ export function queueConformance(runner: QueueRunner, name: string, harness: Que
         const letters = await topic.deadLetters({ group: 'g', limit: 10 })
         const letterOf = (body: string): string => letters.find((letter) => letter.message.body === body)?.letter as string
         assert.equal(await topic.drop({ group: 'g', letters: [letterOf('4')] }), 1)
-        assert.equal(await topic.redrive({ group: 'g', letters: [letterOf('3'), letterOf('1')], limit: 10 }), 2)
+        // 3 died before 1, and was appended after it.
+        assert.equal(await topic.redrive({ group: 'g', letters: [letterOf('3'), letterOf('1')], limit: 1 }), 1)
+        assert.equal(await topic.redrive({ group: 'g', letters: [letterOf('3'), letterOf('1')], limit: 10 }), 1)
         const again = await taken(g, 2)
         assert.deepEqual(bodies(again), ['1', '3'])
         assert.deepEqual(
@@ -533,7 +595,7 @@ export function queueConformance(runner: QueueRunner, name: string, harness: Que
     )
 
     itIf(capabilities.delays, 'holds a delayed message until it is due, and then gives it its place', async ({ topic, lease }) => {
-      const dueAt = Date.now() + 400
+      const dueAt = Date.now() + 800
       const late = [message({ body: 'late 1', availableAt: dueAt }), message({ body: 'late 2', availableAt: dueAt })]
       const sooner = message({ body: 'sooner', availableAt: dueAt - 200 })
       const past = message({ body: 'past', availableAt: 1 })
@@ -542,13 +604,26 @@ export function queueConformance(runner: QueueRunner, name: string, harness: Que
       const own = await lease()
       assert.deepEqual(bodies(await own.take(now)), ['past'])
       assert.equal((await topic.counts('g'))[home]?.delayed, 3)
-      const [first] = await taken(own, 1)
-      assert.equal(first?.body, 'sooner')
-      const rest = await taken(own, 2)
+      const rest = await taken(own, 3)
       assert.ok(Date.now() >= dueAt - 5, `${dueAt - Date.now()} ms early`)
-      assert.deepEqual(bodies(rest), ['late 1', 'late 2'])
-      assert.equal(rest[0]?.availableAt, dueAt)
+      assert.deepEqual(bodies(rest), ['sooner', 'late 1', 'late 2'])
+      assert.equal(rest[1]?.availableAt, dueAt)
       assert.equal((await topic.counts('g'))[home]?.delayed, 0)
+    })
+
+    it('keeps the order of append whatever the clocks of publishers say', async ({ topic, lease }) => {
+      const years = 10 * 365 * 86_400_000
+      const wrong = [Date.now() + years, 0, Date.now() - years, Date.now()]
+      const sent = wrong.map((publishedAt, index) => message({ publishedAt, availableAt: index === 1 ? 1 : null }))
+      assert.deepEqual(new Set(states(await topic.append(sent))), new Set(['kept']))
+      const own = await lease()
+      const got = await taken(own, sent.length)
+      assert.deepEqual(idsOf(got), idsOf(sent))
+      assert.deepEqual(
+        got.map(({ publishedAt }) => publishedAt),
+        wrong,
+      )
+      assert.equal((await topic.counts('g'))[home]?.oldestPublishedAt, wrong[0])
     })
 
     itIf(!capabilities.delays, 'refuses a delayed message that it cannot hold', async ({ topic }) => {
@@ -611,12 +686,60 @@ export function queueConformance(runner: QueueRunner, name: string, harness: Que
       if (capabilities.remembersTopics) assert.ok((await engine.topics()).includes(topic.name))
     })
 
+    it('counts the dead letters of each partition as they come and go, whoever buries them', async ({ topic, lease, same, another }) => {
+      await topic.append([message(), message({ key: otherKey })])
+      const [own, its] = [await lease(), await lease({ partition: other, topic: await same(await another()) })]
+      const dead = async (): Promise<number[]> => {
+        const counts = await topic.counts('g')
+        return [counts[home]?.dead ?? -1, counts[other]?.dead ?? -1]
+      }
+      await own.bury((await taken(own, 1))[0] as QueueMessage, reason)
+      assert.deepEqual(await dead(), [1, 0])
+      const [letter] = await topic.deadLetters({ group: 'g', limit: 1 })
+      assert.equal(await topic.drop({ group: 'g', letters: [letter?.letter as string] }), 1)
+      await its.bury((await taken(its, 1))[0] as QueueMessage, reason)
+      assert.deepEqual(await dead(), [0, 1])
+      assert.equal(await topic.redrive({ group: 'g', limit: 10 }), 1)
+      assert.deepEqual(await dead(), [0, 0])
+    })
+
+    itIf(
+      !capabilities.remembersTopics,
+      'finds a topic that another process declared by looking at it, and makes nothing',
+      async ({ topic, another }) => {
+        await topic.append([message()])
+        const there = await another()
+        assert.ok(there.find !== undefined)
+        const found = await there.find(topic.name, ['g'])
+        assert.equal(found.partitions, partitions)
+        assert.deepEqual(await found.groups(), ['g'])
+        assert.equal((await found.counts('g'))[home]?.depth, 1)
+        await assert.rejects(there.find(topic.name, ['g', 'nobody']), codeIs('topic-unknown'))
+        const unknown = newTopicName()
+        for (let tries = 0; tries < 2; tries++) await assert.rejects(there.find(unknown, ['g']), codeIs('topic-unknown'))
+      },
+    )
+
     it('shows what comes next without taking it', async ({ topic, lease }) => {
       const sent = numbered(3)
       await topic.append(sent)
       assert.deepEqual(idsOf(await topic.peek('g', home, 2)), idsOf(sent.slice(0, 2)))
       assert.deepEqual(await topic.peek('g', other, 2), [])
       assert.deepEqual(idsOf(await taken(await lease(), 3)), idsOf(sent))
+    })
+
+    it('leaves the order as it was, however often and however far somebody looks', async ({ topic, lease }) => {
+      const sent = numbered(9)
+      await topic.append(sent)
+      for (const limit of [9, 2, 5, 1, 9]) assert.deepEqual(idsOf(await topic.peek('g', home, limit)), idsOf(sent.slice(0, limit)))
+      const own = await lease()
+      const got = await taken(own, 9)
+      assert.deepEqual(idsOf(got), idsOf(sent))
+      for (const one of got) await own.bury(one, reason)
+      for (const limit of [9, 4, 1]) {
+        const letters = await topic.deadLetters({ group: 'g', limit })
+        assert.deepEqual(idsOf(letters.map((letter) => letter.message)), idsOf(sent.slice(0, limit)))
+      }
     })
 
     runner.it(

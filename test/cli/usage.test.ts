@@ -24,6 +24,12 @@ const commands = [
   ['lock', 'ls'],
   ['lock', 'show'],
   ['lock', 'break'],
+  ['queue', 'ls'],
+  ['queue', 'peek'],
+  ['queue', 'pause'],
+  ['queue', 'resume'],
+  ['queue', 'purge'],
+  ['queue', 'redrive'],
 ]
 
 describe('the command line', () => {
@@ -41,6 +47,7 @@ describe('the command line', () => {
       'migrate',
       'tx',
       'lock',
+      'queue',
       'version',
       'Examples:',
       'Exit codes:',
@@ -68,6 +75,7 @@ describe('the command line', () => {
     [['dlq', 'lst'], 'ls'],
     [['tx', 'sow'], 'show'],
     [['lock', 'brake'], 'break'],
+    [['queue', 'redrvie'], 'redrive'],
     [['load', 'x', '--conections', '1'], '--connections'],
     [['start', 'app.ts', '--batch-command-max', '1'], '--batch-commands-max'],
   ])('proposes the nearest for %j, with exit code 2', async (args, proposal) => {

@@ -1,7 +1,12 @@
 /**
- * Looking into a queue without taking anything: its first messages are consumed
- * and held unacknowledged, and then go back to their places, in order. Meanwhile
+ * Looking into a queue without taking anything: its messages are consumed and
+ * held unacknowledged, and then go back to their places, in order. Meanwhile
  * nobody else gets them.
+ *
+ * A quorum queue keeps what came back in a line of its own, ahead of the rest,
+ * and what comes back again goes to the end of that line. So a look holds all
+ * that one consumer can hold, however little it wants to see: to hold a part of
+ * that line, and give it back, would turn the order.
  */
 import type { Channel, ConsumeMessage } from 'amqplib'
 import { pause } from '../../std/backoff.ts'
@@ -9,8 +14,10 @@ import { answered, withChannel } from './calls.ts'
 import type { RabbitConnection } from './connection.ts'
 import type { KnownOptions } from './options.ts'
 
-/** Messages that one look holds at most. */
+/** Messages that one look sees at most. */
 export const browseMax = 10_000
+/** Messages that one consumer can hold: AMQP's count has 16 bits. */
+const heldMax = 65_535
 /** A look ends when nothing more has come for this long, in milliseconds: somebody else holds the rest. */
 const quietMs = 1_000
 /** How long messages may take to be back in their queue, in milliseconds, and how often that is looked at. */
@@ -49,7 +56,7 @@ export function browse<T>(
       for (const raw of gone) channel.ack(raw)
       left -= gone.length
       // The broker takes the calls of a channel in order: its answer proves that it had the acknowledgements.
-      if (gone.length > 0) await answered(options, `acknowledging in '${queue}'`, channel.prefetch(count))
+      if (gone.length > 0) await answered(options, `acknowledging in '${queue}'`, channel.prefetch(heldMax))
     })
     await answered(options, `cancelling the look at '${queue}'`, channel.cancel(tag))
     channel.nackAll(true)
@@ -66,10 +73,10 @@ async function first(
   count: number,
 ): Promise<{ readonly tag: string; readonly messages: ConsumeMessage[] }> {
   const messages: ConsumeMessage[] = []
-  await answered(options, `looking at queue '${queue}'`, channel.prefetch(count))
+  await answered(options, `looking at queue '${queue}'`, channel.prefetch(heldMax))
   let more = (): void => {}
   const deliver = (raw: ConsumeMessage | null): void => {
-    if (raw !== null) messages.push(raw)
+    if (raw !== null && messages.length < count) messages.push(raw)
     more()
   }
   const { consumerTag: tag } = await answered(options, `looking at queue '${queue}'`, channel.consume(queue, deliver))
@@ -79,5 +86,5 @@ async function first(
     more = () => quiet.abort()
     await pause(quietMs, quiet.signal)
   }
-  return { tag, messages: messages.slice(0, count) }
+  return { tag, messages }
 }

@@ -156,6 +156,8 @@ export class RabbitConnection extends EventEmitter<ConnectionEvents> {
     this.#upSince = performance.now()
     this.#opened += 1
     this.#lastError = null
+    const socket = socketOf(model)
+    if (socket !== undefined) writeTogether(socket)
     model.on('error', (error) => {
       this.#lastError = connectError(this.#options.target, error)
     })
@@ -197,6 +199,31 @@ export class RabbitConnection extends EventEmitter<ConnectionEvents> {
 
 /** The client only ends its socket, which a silent peer keeps half open for minutes. */
 function destroy(model: ChannelModel): void {
-  const { stream } = model.connection as unknown as { readonly stream?: Socket }
-  stream?.destroy()
+  socketOf(model)?.destroy()
+}
+
+function socketOf(model: ChannelModel): Socket | undefined {
+  return (model.connection as unknown as { readonly stream?: Socket }).stream
+}
+
+/**
+ * The client writes every frame by itself, and each write is a call of the
+ * system and often a packet. What it writes in one turn goes out together, at
+ * the end of that turn.
+ */
+function writeTogether(socket: Socket): void {
+  const write = socket.write.bind(socket) as (...args: unknown[]) => boolean
+  let corked = false
+  const uncork = (): void => {
+    corked = false
+    socket.uncork()
+  }
+  socket.write = ((...args: unknown[]) => {
+    if (!corked) {
+      corked = true
+      socket.cork()
+      process.nextTick(uncork)
+    }
+    return write(...args)
+  }) as Socket['write']
 }

@@ -29,6 +29,9 @@ const letterOnly = Object.fromEntries(
   [letterHeader, partitionHeader, positionHeader, codeHeader, reasonHeader, attemptsHeader, diedHeader].map((name) => [name, undefined]),
 )
 
+/** How long a count of letters by partition is good while their number stays, in milliseconds. */
+const countedMsMax = 30_000
+
 export interface DeadLettersHost extends TokenHost {
   readonly name: string
   readonly partitions: number
@@ -45,6 +48,7 @@ export class DeadLetters {
   readonly #queue: string
   readonly #group: string
   readonly #turn = new Mutex()
+  #counted: { readonly ready: number; readonly counts: Map<number, number>; readonly at: number } | null = null
 
   constructor(host: DeadLettersHost, group: string) {
     this.#host = host
@@ -54,6 +58,7 @@ export class DeadLetters {
 
   /** Writes a letter durably. `raw` is the message as it came, when it says more than ours. */
   async bury(message: QueueMessage, reason: DeathReason, raw: ConsumeMessage | null): Promise<void> {
+    this.#counted = null
     const { partition, position, redriven } = message
     const death: Record<string, string> = {
       [letterHeader]: `${partition}-${position}`,
@@ -88,9 +93,13 @@ export class DeadLetters {
     const counts = new Map<number, number>()
     const { ready } = await withChannel(consuming, options, (channel) => stateOf(channel, options, this.#queue))
     if (ready === 0) return counts
+    // A look carries every letter over: who counts again and again, as metrics do, is answered from the last one.
+    const last = this.#counted
+    if (last?.ready === ready && performance.now() - last.at < countedMsMax) return last.counts
     await this.#look(browseMax, async (letters) => {
       for (const { partition } of letters) counts.set(partition, (counts.get(partition) ?? 0) + 1)
     })
+    this.#counted = { ready, counts, at: performance.now() }
     return counts
   }
 
@@ -98,9 +107,9 @@ export class DeadLetters {
     return this.#look(names === undefined ? limit : browseMax, async (letters, forget) => {
       const chosen = letters
         .filter(({ letter }) => names === undefined || names.includes(letter))
-        .slice(0, limit)
         .map((letter) => ({ ...letter, first: headerNumber(letter.raw, firstHeader) ?? 0 }))
         .sort((a, b) => a.first - b.first)
+        .slice(0, limit)
       await this.#publish(
         chosen.map(({ raw, partition }) => ({
           exchange: '',
@@ -130,7 +139,10 @@ export class DeadLetters {
       return await browse(consuming, options, this.#queue, limit, (messages, forget) =>
         run(
           messages.map((raw, index) => this.#letter(raw, index)),
-          forget,
+          (gone) => {
+            this.#counted = null
+            return forget(gone)
+          },
         ),
       )
     } finally {

@@ -6,16 +6,27 @@
  * a position is that number after the base of the token. What is delivered and
  * not acknowledged stays here, bounded by `prefetch`.
  *
+ * Messages that are not done may be left open behind the acknowledged position:
+ * what is done around them is acknowledged one by one, and the broker gives
+ * those that are open, in order and first, to the next consumer.
+ *
  * States: live → over (released, lost with its connection, or taken over).
  */
 import type { Channel, ConsumeMessage } from 'amqplib'
 import { checkWhole } from '../../contracts/bounds.ts'
 import { type DeathReason, type QueueLease, type QueueMessage, queueLeaseLost, type TakeOptions } from '../../contracts/queue.ts'
+import { pause } from '../../std/backoff.ts'
 import { Deque } from '../../std/deque.ts'
 import { answered, closeChannel, openChannel } from './calls.ts'
 import { channelError, queueClosed } from './errors.ts'
 import type { LeaseToken, TokenHost } from './token.ts'
 import { messageFrom } from './wire.ts'
+
+/** How much of the prefetch may be done behind an open message before it is acknowledged around that. */
+const gapsShare = 0.75
+
+/** How long the broker may hold back acknowledgements that came one by one, in milliseconds: a channel that is closed before loses them. */
+const settleMs = 100
 
 /** The topic, as a lease sees it. */
 export interface LeaseHost extends TokenHost {
@@ -34,7 +45,9 @@ export class RabbitLease implements QueueLease {
   readonly #token: LeaseToken
   readonly #lost = new AbortController()
   readonly #waiting = new Set<() => void>()
-  /** Delivered and not acknowledged: those that were taken, then those of `#next`. */
+  /** Up to the acknowledged position, and not done; in order, by position. */
+  readonly #open = new Map<number, ConsumeMessage>()
+  /** Delivered after the acknowledged position: those that were taken, then those of `#next`. */
   readonly #unacknowledged = new Deque<ConsumeMessage>()
   readonly #next = new Deque<ConsumeMessage>()
   /** By position: taken messages that cannot be made again from what `take` gave. */
@@ -43,6 +56,7 @@ export class RabbitLease implements QueueLease {
   #channel: Channel | null = null
   #newestTaken: ConsumeMessage | null = null
   #acknowledged = 0
+  #settledAt = 0
   #ending: Promise<void> | null = null
   #over = false
 
@@ -81,21 +95,25 @@ export class RabbitLease implements QueueLease {
     return Math.max(this.#acknowledged, this.#token.base)
   }
 
+  get gapsAfter(): number {
+    return Math.max(1, Math.floor(this.#host.options.prefetch * gapsShare))
+  }
+
   /** Messages that were delivered and not acknowledged. */
   get held(): number {
-    return this.#unacknowledged.length
+    return this.#open.size + this.#unacknowledged.length
   }
 
   /** When the oldest message that is held was published. */
   get oldestPublishedAt(): number | null {
-    const head = this.#unacknowledged.peek()
-    return head === undefined ? null : this.#read(head).publishedAt
+    for (const head of this.#held()) return this.#read(head).publishedAt
+    return null
   }
 
   /** The first messages that are not acknowledged. */
   peek(limit: number): QueueMessage[] {
     const messages: QueueMessage[] = []
-    for (const raw of this.#unacknowledged) {
+    for (const raw of this.#held()) {
       if (messages.length >= limit) break
       messages.push(this.#read(raw))
     }
@@ -115,26 +133,22 @@ export class RabbitLease implements QueueLease {
     }
   }
 
-  async acknowledge(position: number): Promise<void> {
+  async acknowledge(position: number, open: readonly number[] = []): Promise<void> {
     this.#check()
     const newest = this.#token.base + this.#tagOf(this.#newestTaken)
     const upTo = Math.min(position, newest)
-    if (upTo <= this.acknowledged) return
-    this.#acknowledged = upTo
-    let last: ConsumeMessage | undefined
-    for (let head = this.#unacknowledged.peek(); head !== undefined && this.#positionOf(head) <= upTo; head = this.#unacknowledged.peek()) {
-      last = head
-      this.#unacknowledged.shift()
-      this.#odd.delete(this.#positionOf(head))
-      this.#buried.delete(this.#positionOf(head))
-    }
-    if (last === undefined || this.#channel === null) return
+    const { all, each } = this.#doneUpTo(upTo, new Set(open))
+    this.#acknowledged = Math.max(this.#acknowledged, upTo)
+    const channel = this.#channel
+    if (channel === null || (all === null && each.length === 0)) return
     const { options } = this.#host
     try {
-      this.#channel.ack(last, true)
+      if (all !== null) channel.ack(all, true)
+      for (const raw of each) channel.ack(raw)
+      if (each.length > 0) this.#settledAt = performance.now() + settleMs
       // AMQP does not answer acknowledgements. The broker takes the calls of a
       // channel in order, so its answer to this one proves that it had ours.
-      await answered(options, 'acknowledging', this.#channel.prefetch(options.prefetch))
+      await answered(options, 'acknowledging', channel.prefetch(options.prefetch))
     } catch (error) {
       this.#check()
       // Not known: whoever consumes next, perhaps we, begins where the broker says.
@@ -164,13 +178,15 @@ export class RabbitLease implements QueueLease {
   }
 
   async release(): Promise<void> {
+    const leftMs = this.#settledAt - performance.now()
+    if (!this.#over && leftMs > 0) await pause(leftMs, this.#lost.signal)
     this.lose()
     await this.#ending
   }
 
   /** Acknowledges all that was delivered, taken or not. Answers how many had not been. */
   async giveUp(): Promise<number> {
-    const count = this.#unacknowledged.length
+    const count = this.held
     let newest: ConsumeMessage | undefined
     for (let next = this.#next.shift(); next !== undefined; next = this.#next.shift()) newest = next
     if (newest !== undefined) this.#newestTaken = newest
@@ -221,6 +237,40 @@ export class RabbitLease implements QueueLease {
       messages.push(message)
     }
     return messages
+  }
+
+  *#held(): Generator<ConsumeMessage> {
+    yield* this.#open.values()
+    yield* this.#unacknowledged
+  }
+
+  /**
+   * Forgets what is done up to a position: all messages up to `all`, which one
+   * acknowledgement covers, and `each` of those that stand behind an open one.
+   */
+  #doneUpTo(upTo: number, open: ReadonlySet<number>): { readonly all: ConsumeMessage | null; readonly each: readonly ConsumeMessage[] } {
+    const each: ConsumeMessage[] = []
+    let all: ConsumeMessage | null = null
+    const settle = (position: number, raw: ConsumeMessage, isFirst: boolean): void => {
+      if (isFirst) all = raw
+      else each.push(raw)
+      this.#odd.delete(position)
+      this.#buried.delete(position)
+    }
+    let isFirst = true
+    for (const [position, raw] of this.#open) {
+      if (position > upTo || open.has(position)) isFirst = false
+      else if (this.#open.delete(position)) settle(position, raw, isFirst)
+    }
+    for (let head = this.#unacknowledged.peek(); head !== undefined && this.#positionOf(head) <= upTo; head = this.#unacknowledged.peek()) {
+      const position = this.#positionOf(head)
+      this.#unacknowledged.shift()
+      if (open.has(position)) {
+        this.#open.set(position, head)
+        isFirst = false
+      } else settle(position, head, isFirst)
+    }
+    return { all, each }
   }
 
   #read(raw: ConsumeMessage): QueueMessage {

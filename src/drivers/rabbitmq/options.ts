@@ -3,6 +3,7 @@ import type { ConnectionOptions } from 'node:tls'
 import { inspect } from 'node:util'
 import { checkBounds, checkNames } from '../../contracts/bounds.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
+import type { WindowBounds } from './window.ts'
 
 export interface RabbitmqQueueOptions {
   /** `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Default: amqp://guest:guest@127.0.0.1:5672 */
@@ -20,8 +21,10 @@ export interface RabbitmqQueueOptions {
    * long. Default: 30.
    */
   readonly heartbeatSeconds?: number
-  /** Messages that are published and not yet confirmed. Default: 1024. */
+  /** Messages that are published and not yet confirmed. Default: found from what the broker confirms, up to confirmWindowMax. */
   readonly confirmWindow?: number
+  /** Highest confirm window that is found, in messages. Default: 4096. */
+  readonly confirmWindowMax?: number
   /** Bytes of messages that are published and not yet confirmed. Default: 16777216. */
   readonly confirmWindowBytes?: number
   /** Messages that wait for room in the window; past it 'overloaded'. Default: 100000. */
@@ -36,7 +39,8 @@ export interface KnownOptions {
   readonly timeoutMs: number
   readonly connectTimeoutMs: number
   readonly heartbeatSeconds: number
-  readonly confirmWindow: number
+  /** Both are the same where it is fixed. */
+  readonly confirmWindow: WindowBounds
   readonly confirmWindowBytes: number
   readonly waitingMax: number
   readonly prefetch: number
@@ -101,22 +105,29 @@ const numbers = {
   timeoutMs: { default: 10_000, min: 100, max: 600_000 },
   connectTimeoutMs: { default: 5_000, min: 50, max: 600_000 },
   heartbeatSeconds: { default: 30, min: 1, max: 3_600 },
-  confirmWindow: { default: 1_024, min: 1, max: 65_535 },
+  confirmWindowMax: { default: 4_096, min: 1, max: 65_535 },
   confirmWindowBytes: { default: 16 * 1024 ** 2, min: 1_024, max: 2 ** 31 },
   waitingMax: { default: 100_000, min: 1, max: 10_000_000 },
   // AMQP's count has 16 bits, and 0 would be without a bound.
   prefetch: { default: 5_000, min: 1, max: 65_535 },
 } as const
 
-const known = ['url', 'tls', ...Object.keys(numbers)]
+/** The smallest window that is found, in messages. */
+const confirmWindowMin = 32
+
+const known = ['url', 'tls', 'confirmWindow', ...Object.keys(numbers)]
 
 /** Throws 'option-invalid' and 'option-unknown'. */
 export function knownOptions(options: RabbitmqQueueOptions): KnownOptions {
   checkNames('rabbitmqQueue', options, known)
-  const checked = checkBounds(numbers, options)
+  const { confirmWindowMax, ...checked } = checkBounds(numbers, options)
+  const { confirmWindow: fixed } = options
+  if (fixed !== undefined) checkBounds({ confirmWindow: numbers.confirmWindowMax }, { confirmWindow: fixed })
+  const confirmWindow =
+    fixed === undefined ? { min: Math.min(confirmWindowMin, confirmWindowMax), max: confirmWindowMax } : { min: fixed, max: fixed }
   const { url = 'amqp://guest:guest@127.0.0.1:5672', tls = {} } = options
   if (typeof url !== 'string') throw new HeadraceError('option-invalid', 'The url of RabbitMQ must be a text.')
-  return Object.freeze({ ...checked, target: new Target(url), tls })
+  return Object.freeze({ ...checked, confirmWindow, target: new Target(url), tls })
 }
 
 function decoded(text: string): string {

@@ -1,5 +1,6 @@
 /**
- * Publishing with confirms: persistent, mandatory, in order, within a window.
+ * Publishing with confirms: persistent, mandatory, in order, within a window
+ * whose size is fixed or found (`window.ts`).
  *
  * A message: waiting → in flight → confirmed, refused (a bound of its queue) or
  * returned (nothing is bound to its key).
@@ -20,13 +21,17 @@ import { Deque } from '../../std/deque.ts'
 import type { RabbitConnection } from './connection.ts'
 import { channelError, messageOf, queueClosed, reasonIn, replyCode } from './errors.ts'
 import type { KnownOptions } from './options.ts'
+import { ConfirmWindow } from './window.ts'
 
 export interface Outgoing {
   /** '' publishes straight to the queue that the routing key names. */
   readonly exchange: string
   readonly routingKey: string
+  /** Looked at once for each time that it is published. */
   readonly content: Buffer
   readonly properties: Options.Publish & { readonly messageId: string }
+  /** Of the content, about. Default: looked up there. */
+  readonly bytes?: number
 }
 
 export type Confirmation = 'confirmed' | 'refused' | 'returned'
@@ -44,19 +49,32 @@ interface Item {
   readonly message: Outgoing
   readonly bytes: number
   returned: boolean
+  /** The broker has confirmed or refused it. */
+  answered: boolean
+}
+
+/** What the broker says of messages, by their number on the channel. */
+interface Answer {
+  readonly deliveryTag: number
+  readonly multiple: boolean
 }
 
 /** Bytes of a message beside its body, about. */
 const overheadBytes = 300
+/** How much of the window is free before it is filled again. */
+const refillShare = 0.25
 const reopenBaseMs = 20
 const reopenMaxMs = 1_000
 
 export class Publisher {
   readonly #connection: RabbitConnection
   readonly #options: KnownOptions
+  readonly #window: ConfirmWindow
   #waiting = new Deque<Item>()
-  /** In the order of publishing. */
-  readonly #inFlight = new Set<Item>()
+  /** In the order of publishing on this channel, from the first that is not answered; the broker numbers them from 1. */
+  #sent = new Deque<Item>()
+  #firstTag = 1
+  #inFlight = 0
   #inFlightBytes = 0
   #channel: ConfirmChannel | null = null
   #opening: Promise<void> | null = null
@@ -67,11 +85,17 @@ export class Publisher {
   constructor(connection: RabbitConnection, options: KnownOptions) {
     this.#connection = connection
     this.#options = options
+    this.#window = new ConfirmWindow(options.confirmWindow)
     connection.on('unblocked', () => this.#pump())
   }
 
   get inFlight(): number {
-    return this.#inFlight.size
+    return this.#inFlight
+  }
+
+  /** Messages that may be in flight, at the moment. */
+  get window(): number {
+    return this.#window.size
   }
 
   get waiting(): number {
@@ -91,7 +115,14 @@ export class Publisher {
       return Promise.reject(this.#overloaded())
     const call: Call = { answers: [], answer: deferred(), left: messages.length, over: false }
     for (const [index, message] of messages.entries())
-      this.#waiting.push({ call, index, message, bytes: message.content.length + overheadBytes, returned: false })
+      this.#waiting.push({
+        call,
+        index,
+        message,
+        bytes: (message.bytes ?? message.content.length) + overheadBytes,
+        returned: false,
+        answered: false,
+      })
     const timer = setTimeout(() => this.#end(call, this.#late(timeoutMs)), timeoutMs)
     this.#pump()
     return call.answer.promise.finally(() => clearTimeout(timer))
@@ -99,9 +130,9 @@ export class Publisher {
 
   close(): void {
     this.#closed = true
-    for (const { call } of [...this.#inFlight, ...this.#waiting]) this.#end(call, queueClosed())
+    for (const { call } of [...this.#unanswered(), ...this.#waiting]) this.#end(call, queueClosed())
     this.#waiting = new Deque()
-    this.#inFlight.clear()
+    this.#forgetSent()
     this.#channel = null
   }
 
@@ -119,8 +150,8 @@ export class Publisher {
         this.#waiting.shift()
         continue
       }
-      if (this.#inFlight.size >= this.#options.confirmWindow) return
-      if (this.#inFlight.size > 0 && this.#inFlightBytes + item.bytes > this.#options.confirmWindowBytes) return
+      if (this.#inFlight >= this.#window.size) return
+      if (this.#inFlight > 0 && this.#inFlightBytes + item.bytes > this.#options.confirmWindowBytes) return
       this.#waiting.shift()
       if (!this.#publish(channel, item)) return
     }
@@ -129,16 +160,11 @@ export class Publisher {
   /** False when the channel takes nothing any more. */
   #publish(channel: ConfirmChannel, item: Item): boolean {
     const { exchange, routingKey, content, properties } = item.message
-    this.#hold(item)
+    properties.persistent = true
+    properties.mandatory = true
     try {
-      channel.publish(exchange, routingKey, content, { ...properties, persistent: true, mandatory: true }, (error: unknown) => {
-        // A lost channel is told by its own event.
-        if (error === null) this.#settle(item, item.returned ? 'returned' : 'confirmed')
-        else if (messageOf(error) === 'message nacked') this.#settle(item, 'refused')
-      })
-      return true
+      channel.publish(exchange, routingKey, content, properties)
     } catch (error) {
-      this.#free(item)
       if (error instanceof RangeError || error instanceof TypeError) {
         this.#end(
           item.call,
@@ -150,20 +176,40 @@ export class Publisher {
       this.#waiting.unshift(item)
       return false
     }
+    this.#sent.push(item)
+    this.#inFlight += 1
+    this.#inFlightBytes += item.bytes
+    return true
   }
 
-  #settle(item: Item, answer: Confirmation): void {
-    if (!this.#free(item)) return
-    const { call } = item
-    if (!call.over) {
-      call.answers[item.index] = answer
-      call.left -= 1
-      if (call.left === 0) {
-        call.over = true
-        call.answer.resolve(call.answers)
-      }
+  /** The broker has answered a message of the channel, or all up to it. */
+  #settle(channel: ConfirmChannel, { deliveryTag, multiple }: Answer, isKept: boolean): void {
+    if (this.#channel !== channel) return
+    const before = this.#inFlight
+    for (let tag = multiple ? this.#firstTag : deliveryTag; tag <= deliveryTag; tag++) {
+      const item = this.#sent.at(tag - this.#firstTag)
+      if (item !== undefined && !item.answered) this.#answer(item, isKept ? (item.returned ? 'returned' : 'confirmed') : 'refused')
     }
-    this.#pump()
+    for (let head = this.#sent.peek(); head?.answered === true; head = this.#sent.peek()) {
+      this.#sent.shift()
+      this.#firstTag += 1
+    }
+    this.#window.confirmed(before - this.#inFlight, this.#waiting.length > 0, performance.now())
+    // Confirms come in ones and twos; what is published in larger bunches costs the system and the broker less.
+    if (this.#inFlight <= this.#window.size * (1 - refillShare)) this.#pump()
+  }
+
+  #answer(item: Item, answer: Confirmation): void {
+    item.answered = true
+    this.#inFlight -= 1
+    this.#inFlightBytes -= item.bytes
+    const { call } = item
+    if (call.over) return
+    call.answers[item.index] = answer
+    call.left -= 1
+    if (call.left > 0) return
+    call.over = true
+    call.answer.resolve(call.answers)
   }
 
   #end(call: Call, error: HeadraceError): void {
@@ -207,16 +253,18 @@ export class Publisher {
       why = error
     })
     channel.on('return', ({ fields, properties }) => {
-      for (const item of this.#inFlight) {
+      for (const item of this.#unanswered()) {
         const { message } = item
         if (item.returned || message.properties.messageId !== properties.messageId || message.routingKey !== fields.routingKey) continue
         item.returned = true
         break
       }
     })
-    channel.on('ack', () => {
+    channel.on('ack', (answer: Answer) => {
       this.#failures = 0
+      this.#settle(channel, answer, true)
     })
+    channel.on('nack', (answer: Answer) => this.#settle(channel, answer, false))
     channel.on('close', () => this.#lost(channel, why))
   }
 
@@ -225,8 +273,9 @@ export class Publisher {
     this.#channel = null
     this.#failures += 1
     if (why !== null) this.#blame(why)
-    for (const item of [...this.#inFlight].reverse()) {
-      this.#free(item)
+    const unanswered = [...this.#unanswered()]
+    this.#forgetSent()
+    for (const item of unanswered.reverse()) {
       if (item.call.over) continue
       item.returned = false
       this.#republished += 1
@@ -243,7 +292,7 @@ export class Publisher {
     const size = code === 406 ? /message size (\d+) is larger than (?:configured )?max size (\d+)/.exec(said) : null
     if (size !== null) {
       const [bytes, bytesMax] = [Number(size[1]), Number(size[2])]
-      for (const { call, message } of this.#inFlight) {
+      for (const { call, message } of this.#unanswered()) {
         if (message.content.length <= bytesMax) continue
         this.#end(
           call,
@@ -264,19 +313,20 @@ export class Publisher {
       exchange === undefined ? 'publishing' : `publishing to '${exchange}'`,
       Object.assign(new Error(reasonIn(said)), { code }),
     )
-    for (const { call, message } of [...this.#inFlight, ...this.#waiting])
+    for (const { call, message } of [...this.#unanswered(), ...this.#waiting])
       if (exchange === undefined || message.exchange === exchange) this.#end(call, error)
   }
 
-  #hold(item: Item): void {
-    this.#inFlight.add(item)
-    this.#inFlightBytes += item.bytes
+  *#unanswered(): Generator<Item> {
+    for (const item of this.#sent) if (!item.answered) yield item
   }
 
-  #free(item: Item): boolean {
-    if (!this.#inFlight.delete(item)) return false
-    this.#inFlightBytes -= item.bytes
-    return true
+  /** The next channel numbers anew. */
+  #forgetSent(): void {
+    this.#sent = new Deque()
+    this.#firstTag = 1
+    this.#inFlight = 0
+    this.#inFlightBytes = 0
   }
 
   #late(timeoutMs: number): HeadraceError {

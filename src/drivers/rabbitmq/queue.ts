@@ -24,6 +24,7 @@ import { withChannel } from './calls.ts'
 import { RabbitConnection } from './connection.ts'
 import { queueClosed } from './errors.ts'
 import { type KnownOptions, knownOptions, type RabbitmqQueueOptions } from './options.ts'
+import { findPartitions } from './find-topic.ts'
 import { Publisher } from './publisher.ts'
 import { RabbitTopic } from './topic.ts'
 import { declareTopic } from './topology.ts'
@@ -36,6 +37,7 @@ export const rabbitmqQueueCapabilities: QueueCapabilities = Object.freeze({
   exactBounds: false,
   remembersTopics: false,
   pauses: false,
+  gaps: true,
 })
 
 /** How the client stands with the broker, for health checks and logs. */
@@ -45,6 +47,8 @@ export interface RabbitmqStatus {
   readonly blocked: string | null
   /** Messages that were published and not yet confirmed. */
   readonly unconfirmed: number
+  /** How many may be, at the moment. */
+  readonly confirmWindow: number
   /** Messages that wait for room in the window, for the connection, or for the end of an alarm. */
   readonly waiting: number
   /** How often both connections were opened again. */
@@ -87,6 +91,7 @@ class RabbitQueueEngine implements RabbitmqQueueEngine {
       connected: publishing.isUp || consuming.isUp,
       blocked: publishing.blocked,
       unconfirmed: this.publisher.inFlight,
+      confirmWindow: this.publisher.window,
       waiting: this.publisher.waiting,
       reconnects: Math.max(0, publishing.opened - 1) + Math.max(0, consuming.opened - 1),
       republished: this.publisher.republished,
@@ -113,6 +118,16 @@ class RabbitQueueEngine implements RabbitmqQueueEngine {
     if (this.#closing !== null) throw queueClosed()
     const topic = this.#topics.get(name)
     if (topic === undefined) throw topicUnknown(name)
+    return topic
+  }
+
+  async find(name: string, groups: readonly string[]): Promise<QueueTopic> {
+    checkQueueName('topic', name)
+    if (this.#closing !== null) throw queueClosed()
+    const partitions = await findPartitions(this.consuming, this.options, name, groups)
+    const topic = this.#topics.get(name) ?? new RabbitTopic(this, name, partitions)
+    this.#topics.set(name, topic)
+    topic.know(groups)
     return topic
   }
 

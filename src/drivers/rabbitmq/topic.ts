@@ -13,6 +13,7 @@ import {
   type LeaseOptions,
   leaseTtlMsMax,
   leaseTtlMsMin,
+  messagesMaxLimit,
   type NewMessage,
   type PartitionCounts,
   type QueueLease,
@@ -30,7 +31,7 @@ import type { KnownOptions } from './options.ts'
 import type { Outgoing, Publisher } from './publisher.ts'
 import { LeaseToken, type TokenHost } from './token.ts'
 import { declareLease, exchangeName, leaseName, partitionName } from './topology.ts'
-import { messageFrom, propertiesOf } from './wire.ts'
+import { messageFrom, type Properties, propertiesOf } from './wire.ts'
 
 /** When a lease that somebody else holds is worth asking for again: the broker tells no end. */
 const heldRetryMs = 1_000
@@ -47,7 +48,8 @@ export class RabbitTopic implements QueueTopic, LeaseHost {
   readonly #leaseQueues = new Set<string>()
   readonly #depths: Depths
   readonly #intake: Intake
-  #messagesMax = 1
+  /** A declaration sets it: it stands nowhere on the broker. */
+  #messagesMax = messagesMaxLimit
   #order: Promise<unknown> = Promise.resolve()
 
   constructor(host: TokenHost, name: string, partitions: number) {
@@ -61,7 +63,7 @@ export class RabbitTopic implements QueueTopic, LeaseHost {
   }
 
   /** What a declaration says beside the number of partitions. */
-  know(groups: readonly string[], messagesMax: number): void {
+  know(groups: readonly string[], messagesMax: number = this.#messagesMax): void {
     for (const group of groups) if (!this.#groups.has(group)) this.#groups.set(group, new DeadLetters(this, group))
     this.#messagesMax = messagesMax
   }
@@ -225,22 +227,31 @@ export class RabbitTopic implements QueueTopic, LeaseHost {
     for (const lease of this.#leases) lease.lose()
   }
 
+  /**
+   * Those that have room, in the order of publishing: one of each partition in
+   * turn. The broker holds a channel up that sends many messages in a row to one
+   * quorum queue (quorum_commands_soft_limit, 32).
+   */
   #withRoom(messages: readonly NewMessage[], room: Map<number, number>): { readonly taken: number[]; readonly outgoing: Outgoing[] } {
-    const taken: number[] = []
-    const outgoing: Outgoing[] = []
-    for (const [index, message] of messages.entries()) {
-      const left = room.get(message.partition) ?? 0
+    const byPartition = new Map<number, number[]>()
+    for (const [index, { partition }] of messages.entries()) {
+      const left = room.get(partition) ?? 0
       if (left <= 0) continue
-      room.set(message.partition, left - 1)
-      taken.push(index)
-      outgoing.push({
-        exchange: exchangeName(this.name),
-        routingKey: String(message.partition),
-        content: Buffer.from(message.body),
-        properties: propertiesOf(message),
-      })
+      room.set(partition, left - 1)
+      const indexes = byPartition.get(partition)
+      if (indexes === undefined) byPartition.set(partition, [index])
+      else indexes.push(index)
     }
-    return { taken, outgoing }
+    const taken: number[] = []
+    for (let turn = 0; byPartition.size > 0; turn++) {
+      for (const [partition, indexes] of byPartition) {
+        const index = indexes[turn]
+        if (index === undefined) byPartition.delete(partition)
+        else taken.push(index)
+      }
+    }
+    const exchange = exchangeName(this.name)
+    return { taken, outgoing: taken.map((index) => new Appending(exchange, messages[index] as NewMessage)) }
   }
 
   #deadLetters(group: string): DeadLetters {
@@ -271,5 +282,32 @@ export class RabbitTopic implements QueueTopic, LeaseHost {
       `No queue is bound to partition ${partition} of the topic '${this.name}' on RabbitMQ at ${this.options.target.address}. Declare the topic with its groups.`,
       { details: { topic: this.name, partition } },
     )
+  }
+}
+
+/** A message of an append. Its bytes are made when it is published: until then it waits as it is. */
+class Appending implements Outgoing {
+  readonly exchange: string
+  readonly #message: NewMessage
+
+  constructor(exchange: string, message: NewMessage) {
+    this.exchange = exchange
+    this.#message = message
+  }
+
+  get routingKey(): string {
+    return String(this.#message.partition)
+  }
+
+  get content(): Buffer {
+    return Buffer.from(this.#message.body)
+  }
+
+  get bytes(): number {
+    return this.#message.body.length
+  }
+
+  get properties(): Properties {
+    return propertiesOf(this.#message)
   }
 }

@@ -14,6 +14,7 @@
  * any client: what cannot be a message gets a reason in `malformed`, never an
  * error.
  */
+import { isUtf8 } from 'node:buffer'
 import type { Message, Options } from 'amqplib'
 import { headerBytesMax, messageIdCharactersMax, messageKeyBytesMax, type NewMessage, type QueueMessage } from '../../contracts/queue.ts'
 import { hash32 } from '../../std/hash.ts'
@@ -22,6 +23,9 @@ import { isStorable } from '../../std/text.ts'
 export type Properties = Options.Publish & { readonly messageId: string }
 
 const own = 'headrace:'
+const keyHeader = `${own}key`
+const publishedHeader = `${own}published-at`
+const availableHeader = `${own}available-at`
 export const redrivenHeader = `${own}redriven`
 /** The position under which a message was delivered first, before it was redriven. */
 export const firstHeader = `${own}first`
@@ -30,20 +34,18 @@ const idPattern = /^[\x21-\x7e]+$/
 const headerPattern = /^[a-z][a-z0-9_.-]{0,63}$/
 /** What the broker itself adds. */
 const brokerPattern = /^x-(death|first-death-.*|last-death-.*|delivery-count|acquired-count|opt-.*|routing-.*)$/
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 /** The properties of a message of ours. */
 export function propertiesOf({ id, key, headers, publishedAt, availableAt }: NewMessage): Properties {
+  const all: Record<string, string> = { ...headers, [keyHeader]: key, [publishedHeader]: String(publishedAt) }
+  if (availableAt !== null) all[availableHeader] = String(availableAt)
   return {
+    persistent: true,
+    mandatory: true,
     messageId: id,
     contentType: 'application/json',
     timestamp: Math.floor(publishedAt / 1_000),
-    headers: {
-      ...headers,
-      [`${own}key`]: key,
-      [`${own}published-at`]: String(publishedAt),
-      ...(availableAt === null ? {} : { [`${own}available-at`]: String(availableAt) }),
-    },
+    headers: all,
   }
 }
 
@@ -76,7 +78,7 @@ export function headerNumber(message: Message, name: string): number | undefined
 
 /** The key of a message that came, when it has a usable one. */
 export function keyOf(message: Message): string | null {
-  const key = message.properties.headers?.[`${own}key`] as unknown
+  const key = message.properties.headers?.[keyHeader] as unknown
   if (key === undefined) return ''
   return typeof key === 'string' && Buffer.byteLength(key) <= messageKeyBytesMax && isStorable(key) ? key : null
 }
@@ -104,8 +106,8 @@ export function messageFrom(raw: Message, partition: number, partitions: number,
     key: key ?? '',
     headers: headers ?? {},
     body,
-    publishedAt: headerNumber(raw, `${own}published-at`) ?? (typeof seconds === 'number' && seconds > 0 ? seconds * 1_000 : Date.now()),
-    availableAt: headerNumber(raw, `${own}available-at`) ?? null,
+    publishedAt: headerNumber(raw, publishedHeader) ?? (typeof seconds === 'number' && seconds > 0 ? seconds * 1_000 : Date.now()),
+    availableAt: headerNumber(raw, availableHeader) ?? null,
     redriven: headerNumber(raw, redrivenHeader) ?? 0,
     malformed,
   }
@@ -114,21 +116,17 @@ export function messageFrom(raw: Message, partition: number, partitions: number,
 function bodyFrom(content: Buffer, encoding: unknown): { readonly body: string; readonly trouble: string | null } {
   if (encoding !== undefined && encoding !== '' && !/^(utf-?8|identity)$/i.test(String(encoding)))
     return { body: '', trouble: `content_encoding must be utf-8 or nothing, not ${JSON.stringify(String(encoding).slice(0, 40))}.` }
-  try {
-    const body = utf8.decode(content)
-    return body.includes('\0')
-      ? { body: body.replaceAll('\0', '\ufffd'), trouble: 'The body has a zero character.' }
-      : { body, trouble: null }
-  } catch {
-    return { body: content.toString('utf8').replaceAll('\0', '\ufffd'), trouble: 'The body is not UTF-8.' }
-  }
+  const body = content.toString('utf8')
+  if (!isUtf8(content)) return { body: body.replaceAll('\0', '\ufffd'), trouble: 'The body is not UTF-8.' }
+  if (body.includes('\0')) return { body: body.replaceAll('\0', '\ufffd'), trouble: 'The body has a zero character.' }
+  return { body, trouble: null }
 }
 
 function headersFrom(raw: Message): Record<string, string> | null {
   const headers: Record<string, string> = {}
   let bytes = 0
   for (const name of Object.keys(raw.properties.headers ?? {})) {
-    if (!headerPattern.test(name) || brokerPattern.test(name)) continue
+    if (name.startsWith(own) || !headerPattern.test(name) || brokerPattern.test(name)) continue
     const text = headerText(raw, name)
     if (text === undefined || !isStorable(text)) continue
     bytes += name.length + Buffer.byteLength(text)

@@ -25,6 +25,9 @@ export interface LeaseHost {
   watch(wake: () => void): () => void
 }
 
+/** An acknowledgement around what is open writes down all of that: so many messages are worth it. */
+const gapsAfter = 5_000
+
 export class SqliteLease implements QueueLease {
   readonly group: string
   readonly partition: number
@@ -33,10 +36,18 @@ export class SqliteLease implements QueueLease {
   readonly #held: Held
   readonly #ttlMs: number
   readonly #lost = new AbortController()
+  /** To be taken before what comes after `#taken`. */
+  #open: number[]
   #taken: number
   #over = false
+  readonly gapsAfter = gapsAfter
 
-  constructor(engine: LeaseHost, topic: TopicRow, { group, partition, ttlMs }: LeaseOptions, epoch: number, acked: number) {
+  constructor(
+    engine: LeaseHost,
+    topic: TopicRow,
+    { group, partition, ttlMs }: LeaseOptions,
+    { epoch, acked, open }: { readonly epoch: number; readonly acked: number; readonly open: number[] },
+  ) {
     this.group = group
     this.partition = partition
     this.epoch = epoch
@@ -44,6 +55,7 @@ export class SqliteLease implements QueueLease {
     this.#held = { topic, group, partition, epoch }
     this.#ttlMs = ttlMs
     this.#taken = acked
+    this.#open = open
   }
 
   get lost(): AbortSignal {
@@ -74,8 +86,8 @@ export class SqliteLease implements QueueLease {
     }
   }
 
-  acknowledge(position: number): Promise<void> {
-    return this.#step(false, () => this.#engine.store.acknowledge(this.#held, position))
+  acknowledge(position: number, open: readonly number[] = []): Promise<void> {
+    return this.#step(false, () => this.#engine.store.acknowledge(this.#held, position, open))
   }
 
   bury(message: QueueMessage, reason: DeathReason): Promise<void> {
@@ -104,14 +116,17 @@ export class SqliteLease implements QueueLease {
       if (store.isPaused(topic, group)) return []
       const due = store.nextDue(topic, partition)
       if (due !== null && due <= Date.now()) return 'due'
-      return store.read(topic, group, partition, this.#taken, messagesMax, bytesMax)
+      const open = store.readOpen(topic, partition, this.#open, messagesMax, bytesMax)
+      return open.length > 0 ? open : store.read(topic, group, partition, this.#taken, messagesMax, bytesMax)
     }
     let messages = this.#engine.read(ask)
     while (messages === 'due') {
       await this.#step(false, () => store.promote(topic, partition, Date.now()))
       messages = this.#engine.read(ask)
     }
-    this.#taken = messages.at(-1)?.position ?? this.#taken
+    const last = messages.at(-1)?.position ?? this.#taken
+    this.#open = this.#open.filter((position) => position > last)
+    this.#taken = Math.max(this.#taken, last)
     return messages
   }
 

@@ -1,5 +1,8 @@
 /** The tables of a queue file. `queueFormat` goes up with every change that an older version could not read; it stands in `user_version`. */
-export const queueFormat = 1
+export const queueFormat = 2
+
+/** Makes a file of the format before this one to one of this format. */
+export const queueUpgrade = "alter table place add column open text not null default '[]'"
 
 /** The columns of a message that stay the same wherever it lies. */
 export const messageColumns = 'id, key, headers, body, published_at, available_at'
@@ -37,7 +40,7 @@ create table if not exists part (
   primary key (topic, partition)
 ) strict, without rowid;
 
--- How far a group is in a partition, and who holds its lease.
+-- How far a group is in a partition, and who holds its lease. 'open' names the positions up to 'acked' that are not done.
 create table if not exists place (
   topic integer not null,
   name text not null,
@@ -47,6 +50,7 @@ create table if not exists place (
   held integer not null,
   from_us integer not null,
   ttl_us integer not null,
+  open text not null default '[]',
   primary key (topic, partition, name)
 ) strict, without rowid;
 

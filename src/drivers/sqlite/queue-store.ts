@@ -42,6 +42,8 @@ interface PlaceRow {
   readonly held: number
   readonly from_us: number
   readonly ttl_us: number
+  /** JSON: positions up to `acked` that are not done, in order. */
+  readonly open: string
 }
 
 interface MessageRow {
@@ -67,7 +69,7 @@ interface DeadRow extends MessageRow {
 }
 
 export type LeaseStep =
-  | { readonly state: 'granted'; readonly epoch: number; readonly acked: number }
+  | { readonly state: 'granted'; readonly epoch: number; readonly acked: number; readonly open: number[] }
   | { readonly state: 'held'; readonly endsInMs: number }
   | { readonly state: 'fenced'; readonly epoch: number }
 
@@ -187,7 +189,7 @@ export class QueueStore {
     if (epoch === undefined && leftUs > 0) return { state: 'held', endsInMs: leftUs / 1_000 }
     const granted = epoch ?? Math.max(place.epoch + 1, wallUs())
     this.#sql.hold.run(topic.n, partition, group, granted, now, ttlMs * 1_000)
-    return { state: 'granted', epoch: granted, acked: place.acked }
+    return { state: 'granted', epoch: granted, acked: place.acked, open: openOf(place) }
   }
 
   holds({ topic, group, partition, epoch }: Held): boolean {
@@ -203,8 +205,23 @@ export class QueueStore {
     this.#sql.letGo.run(topic.n, partition, group, epoch)
   }
 
-  acknowledge({ topic, group, partition }: Held, position: number): void {
-    this.#moveOn(topic, group, partition, position)
+  acknowledge({ topic, group, partition }: Held, position: number, open: readonly number[]): void {
+    this.#moveOn(topic, group, partition, position, open)
+  }
+
+  /** Messages at these positions, as many as fit; those that are gone are left out. */
+  readOpen(topic: TopicRow, partition: number, open: readonly number[], messagesMax: number, bytesMax: number): QueueMessage[] {
+    const messages: QueueMessage[] = []
+    let bytes = 0
+    for (const position of open) {
+      if (messages.length >= messagesMax) break
+      const row = this.#sql.readAt.get(topic.n, partition, position) as MessageRow | undefined
+      if (row === undefined) continue
+      bytes += Buffer.byteLength(row.body)
+      if (messages.length > 0 && bytes > bytesMax) break
+      messages.push(messageOf(row))
+    }
+    return messages
   }
 
   read(topic: TopicRow, group: string, partition: number, after: number, messagesMax: number, bytesMax: number): QueueMessage[] {
@@ -218,8 +235,12 @@ export class QueueStore {
     return messages
   }
 
-  acked(topic: TopicRow, group: string, partition: number): number {
-    return this.#place(topic, group, partition).acked
+  /** The next messages of a group that nobody has acknowledged. */
+  peek(topic: TopicRow, group: string, partition: number, limit: number): QueueMessage[] {
+    const place = this.#place(topic, group, partition)
+    const open = this.readOpen(topic, partition, openOf(place), limit, Number.MAX_SAFE_INTEGER)
+    const left = limit - open.length
+    return left > 0 ? [...open, ...this.read(topic, group, partition, place.acked, left, Number.MAX_SAFE_INTEGER)] : open
   }
 
   bury({ topic, group, partition }: Held, message: QueueMessage, reason: DeathReason, now: number): void {
@@ -257,9 +278,10 @@ export class QueueStore {
     const rows =
       letters === undefined
         ? (this.#sql.deadFirst.all(topic.n, group, limit) as DeadRow[])
-        : letters.slice(0, limit).flatMap((letter) => (this.#sql.deadOne.get(topic.n, group, Number(letter)) as DeadRow | undefined) ?? [])
+        : letters.flatMap((letter) => (this.#sql.deadOne.get(topic.n, group, Number(letter)) as DeadRow | undefined) ?? [])
     const inOrder = [...new Map(rows.map((row) => [row.n, row])).values()].sort((a, b) => a.partition - b.partition || a.origin - b.origin)
-    for (const row of inOrder) {
+    const first = inOrder.slice(0, limit)
+    for (const row of first) {
       const { partition, id, key, headers, body, published_at, available_at, redriven, origin } = row
       const { next, delayed } = this.#sql.part.get(topic.n, partition) as { next: number; delayed: number }
       const fields = [id, key, headers, body, published_at, available_at] as const
@@ -267,7 +289,7 @@ export class QueueStore {
       this.#sql.setPart.run(topic.n, partition, next + 1, delayed)
       this.#sql.dropDead.run(topic.n, group, row.n)
     }
-    return inOrder.length
+    return first.length
   }
 
   drop(topic: TopicRow, group: string, letters: readonly string[]): number {
@@ -280,8 +302,9 @@ export class QueueStore {
     let purged = 0
     for (let partition = 0; partition < topic.partitions; partition++) {
       const { next } = this.#sql.part.get(topic.n, partition) as { next: number }
-      purged += this.#depth(topic, group, partition, next, this.acked(topic, group, partition))
-      this.#moveOn(topic, group, partition, next - 1)
+      const place = this.#place(topic, group, partition)
+      purged += this.#depth(topic, group, partition, next, place)
+      this.#moveOn(topic, group, partition, next - 1, [])
     }
     return purged
   }
@@ -289,12 +312,16 @@ export class QueueStore {
   counts(topic: TopicRow, group: string): PartitionCounts[] {
     this.isPaused(topic, group)
     return Array.from({ length: topic.partitions }, (_, partition) => {
-      const { acked, epoch } = this.#place(topic, group, partition)
+      const place = this.#place(topic, group, partition)
+      const { acked, epoch } = place
       const { next, delayed } = this.#sql.part.get(topic.n, partition) as { next: number; delayed: number }
-      const oldest = this.#sql.oldest.get(topic.n, partition, acked, group) as { published_at: number } | undefined
+      const [first] = openOf(place)
+      const oldest = (
+        first === undefined ? this.#sql.oldest.get(topic.n, partition, acked, group) : this.#sql.readAt.get(topic.n, partition, first)
+      ) as { published_at: number } | undefined
       return {
         partition,
-        depth: this.#depth(topic, group, partition, next, acked),
+        depth: this.#depth(topic, group, partition, next, place),
         delayed,
         dead: (this.#sql.deadCount.get(topic.n, partition, group) as { n: number }).n,
         oldestPublishedAt: oldest?.published_at ?? null,
@@ -306,17 +333,21 @@ export class QueueStore {
   }
 
   /** Positions have no holes, so what waits need not be counted, but for what is redriven to other groups. */
-  #depth(topic: TopicRow, group: string, partition: number, next: number, acked: number): number {
-    return next - 1 - acked - (this.#sql.others.get(topic.n, partition, acked, group) as { n: number }).n
+  #depth(topic: TopicRow, group: string, partition: number, next: number, place: PlaceRow): number {
+    const { acked } = place
+    return openOf(place).length + next - 1 - acked - (this.#sql.others.get(topic.n, partition, acked, group) as { n: number }).n
   }
 
-  #moveOn(topic: TopicRow, group: string, partition: number, position: number): void {
+  /** Moves a group on; what all groups have done is deleted. Messages that are open, here or further on, stay. */
+  #moveOn(topic: TopicRow, group: string, partition: number, position: number, open: readonly number[]): void {
     const { next, floor } = this.#sql.part.get(topic.n, partition) as { next: number; floor: number }
-    if (!this.#sql.ack.run(topic.n, partition, group, Math.min(position, next - 1)).changes) return
+    const before = openOf(this.#place(topic, group, partition))
+    const left = JSON.stringify([...open, ...before.filter((each) => each > position)])
+    if (!this.#sql.ack.run(topic.n, partition, group, Math.min(position, next - 1), left).changes) return
     const { slowest } = this.#sql.part.get(topic.n, partition) as { slowest: number }
-    if (slowest <= floor) return
+    if (slowest <= floor && before.length === 0) return
     this.#sql.trim.run(topic.n, partition, slowest)
-    this.#sql.setFloor.run(topic.n, partition, slowest)
+    if (slowest > floor) this.#sql.setFloor.run(topic.n, partition, slowest)
   }
 
   #place(topic: TopicRow, group: string, partition: number): PlaceRow {
@@ -351,6 +382,8 @@ function messageOf(row: MessageRow): QueueMessage {
     malformed: row.malformed ?? null,
   }
 }
+
+const openOf = ({ open }: PlaceRow): number[] => (open === '[]' ? [] : (JSON.parse(open) as number[]))
 
 const nowUs = (): number => Number(process.hrtime.bigint() / 1_000n)
 const wallUs = (): number => Math.floor((performance.timeOrigin + performance.now()) * 1_000)

@@ -13,6 +13,10 @@
  * batch, which is what a batch costs here; the write path has its own journal
  * on a worker.
  *
+ * An fsync that fails ends the engine: the kernel has marked the pages clean, so
+ * that a later one would succeed and say nothing about them. Whoever opens the
+ * file again begins with what is there.
+ *
  * Messages of other processes are noticed by `pragma data_version`, asked every
  * `pollMs` while somebody waits; those of this process at once.
  */
@@ -38,7 +42,7 @@ import { backoffMs, pause } from '../../std/backoff.ts'
 import { type Deferred, deferred } from '../../std/deferred.ts'
 import { sqliteError } from './errors.ts'
 import { type LeaseHost, SqliteLease } from './queue-lease.ts'
-import { queueFormat, queueSchema } from './queue-schema.ts'
+import { queueFormat, queueSchema, queueUpgrade } from './queue-schema.ts'
 import { QueueStore, type TopicRow } from './queue-store.ts'
 
 export interface SqliteQueueOptions {
@@ -60,12 +64,15 @@ export const sqliteQueueCapabilities: QueueCapabilities = Object.freeze({
   exactBounds: true,
   remembersTopics: true,
   pauses: true,
+  gaps: true,
 })
 
 /** How long the thread itself waits for another process, in milliseconds; longer waits leave the event loop free. */
 const busyMs = 5
 const retryBaseMs = 1
 const retryMaxMs = 20
+/** SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC. */
+const syncFailures = [1_034, 1_290]
 /** Calls in one group. */
 const groupCallsMax = 4_096
 
@@ -95,6 +102,8 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
   #poll: NodeJS.Timeout | null = null
   #seenVersion = 0
   #full = true
+  /** Why nothing is written any more. */
+  #failed: HeadraceError | null = null
   #closed = false
 
   constructor(options: SqliteQueueOptions) {
@@ -151,6 +160,7 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
   /** Runs a step in the next group. `durable`: it resolves when it is on disk. */
   step<T>(durable: boolean, run: () => T): Promise<T> {
     if (this.#closed) return Promise.reject(queueClosed())
+    if (this.#failed !== null) return Promise.reject(this.#failed)
     const answer = deferred<unknown>()
     this.#steps.push({ run, durable, answer })
     if (!this.#flushing) {
@@ -213,11 +223,17 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
             ? new HeadraceError('engine-timeout', `Other processes wrote to ${this.#file} for ${this.#timeoutMs} ms without a gap.`)
             : ours
         for (const { answer } of group) answer.reject(why)
+        if (syncFailures.includes(Number(ours.details?.['sqliteCode']))) this.#fail(ours)
       }
       // What the answers set off comes into the next group.
       if (this.#steps.length === 0) await new Promise((resolve) => setImmediate(resolve))
     }
     this.#flushing = false
+  }
+
+  #fail(why: HeadraceError): void {
+    this.#failed = why
+    for (const { answer } of this.#steps.splice(0)) answer.reject(why)
   }
 
   #commit(group: readonly Step[]): void {
@@ -282,7 +298,7 @@ class SqliteTopic implements QueueTopic {
     if (options.epoch !== undefined) checkWhole('epoch', options.epoch, 1, Number.MAX_SAFE_INTEGER)
     const answer = await this.#engine.step(false, () => this.#engine.store.lease(this.#row, options))
     if (answer.state !== 'granted') return answer
-    return { state: 'granted', lease: new SqliteLease(this.#engine, this.#row, options, answer.epoch, answer.acked) }
+    return { state: 'granted', lease: new SqliteLease(this.#engine, this.#row, options, answer) }
   }
 
   async groups(): Promise<string[]> {
@@ -294,10 +310,7 @@ class SqliteTopic implements QueueTopic {
   }
 
   async peek(group: string, partition: number, limit: number): ReturnType<QueueTopic['peek']> {
-    return this.#engine.read(() => {
-      const { store } = this.#engine
-      return store.read(this.#row, group, partition, store.acked(this.#row, group, partition), limit, Number.MAX_SAFE_INTEGER)
-    })
+    return this.#engine.read(() => this.#engine.store.peek(this.#row, group, partition, limit))
   }
 
   async deadLetters(query: Parameters<QueueTopic['deadLetters']>[0]): ReturnType<QueueTopic['deadLetters']> {
@@ -333,7 +346,7 @@ function open(file: string, cacheKiB: number): DatabaseSyncInstance {
     // Setting up waits longer: several processes may begin at once.
     database.exec('pragma busy_timeout = 5000')
     const { user_version: format } = database.prepare('pragma user_version').get() as { user_version: number }
-    if (format !== 0 && format !== queueFormat) {
+    if (format !== 0 && format !== queueFormat - 1 && format !== queueFormat) {
       database.close()
       throw new HeadraceError(
         'data-version',
@@ -341,7 +354,11 @@ function open(file: string, cacheKiB: number): DatabaseSyncInstance {
       )
     }
     database.exec('pragma journal_mode = wal; pragma synchronous = full')
-    database.exec(`begin immediate; ${queueSchema}; pragma user_version = ${queueFormat}; commit`)
+    database.exec('begin immediate')
+    // Another process may have upgraded it meanwhile.
+    const { user_version: now } = database.prepare('pragma user_version').get() as { user_version: number }
+    if (now === queueFormat - 1) database.exec(queueUpgrade)
+    database.exec(`${queueSchema}; pragma user_version = ${queueFormat}; commit`)
     database.exec(`pragma busy_timeout = ${busyMs}; pragma cache_size = -${cacheKiB}`)
     return database
   } catch (error) {
