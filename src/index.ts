@@ -8,7 +8,6 @@ export type { Database, DatabaseHandle, InsertOptions, ReadDatabase, Row, Select
 export type { ErrorCode, ErrorEntry } from './contracts/errors.ts'
 export { errorTable, HeadraceError } from './contracts/errors.ts'
 export type { BlockedKey, DeadLetter, LedgerCounts } from './contracts/ledger.ts'
-export type { EmittedEvent } from './pipeline/events.ts'
 export type { EventOptions, EventTopic } from './pipeline/event-relay.ts'
 export type { AppDefinition } from './pipeline/app.ts'
 export type { App, AppStatus, DeadLetterBox, Gateway, Outcome, OutcomeState, Receipt, SubmitOptions } from './pipeline/app-contract.ts'
@@ -22,6 +21,7 @@ export type {
   CommandOptions,
   Databases,
   Decision,
+  EmittedEvent,
   Handles,
   OnDeadLetter,
   Rejected,

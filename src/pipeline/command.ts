@@ -10,7 +10,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { checkWhole } from '../contracts/bounds.ts'
 import type { Database, DatabaseHandle } from '../contracts/database.ts'
 import { HeadraceError } from '../contracts/errors.ts'
-import type { EmittedEvent } from './events.ts'
+import type { MessageHeaders } from '../contracts/queue.ts'
 import { checkOptions, limitTable } from './options.ts'
 
 export interface Accepted<Result> {
@@ -18,6 +18,18 @@ export interface Accepted<Result> {
   readonly result: Result
   /** Published if and only if the command commits. */
   readonly events?: readonly EmittedEvent[]
+}
+
+/** What a command emits when it is accepted. */
+export interface EmittedEvent {
+  /** One of the topics that the app declares in `events`. */
+  readonly topic: string
+  /** Anything that JSON can hold. */
+  readonly message: unknown
+  /** What orders it. Default: the key of the command. */
+  readonly key?: string
+  /** Attributes of CloudEvents and the like: texts by lower-case name. */
+  readonly headers?: MessageHeaders
 }
 
 export interface AcceptOptions {

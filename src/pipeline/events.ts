@@ -8,21 +8,11 @@
  */
 import { HeadraceError } from '../contracts/errors.ts'
 import type { StoredEvent } from '../contracts/ledger.ts'
-import { messageBytesLimit, type MessageHeaders } from '../contracts/queue.ts'
+import { messageBytesLimit } from '../contracts/queue.ts'
 import { newMessage } from '../queue/message.ts'
 import { digestOf } from '../std/hash.ts'
+import type { EmittedEvent } from './command.ts'
 import type { Ticket } from './ticket.ts'
-
-export interface EmittedEvent {
-  /** One of the topics that the app declares in `events`. */
-  readonly topic: string
-  /** Anything that JSON can hold. */
-  readonly message: unknown
-  /** What orders it. Default: the key of the command. */
-  readonly key?: string
-  /** Attributes of CloudEvents and the like: texts by lower-case name. */
-  readonly headers?: MessageHeaders
-}
 
 /** Most events of one command. */
 const eventsPerCommandMax = 100

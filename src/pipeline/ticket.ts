@@ -10,11 +10,17 @@
  * A ticket exists while somebody waits for it or while it is in the window of
  * its lane. A queued command that nobody waits for lives on disk alone.
  */
+import type { HeadraceError } from '../contracts/errors.ts'
 import type { Entry, OutcomeStatus } from '../contracts/ledger.ts'
 import { type Deferred, deferred } from '../std/deferred.ts'
 import type { Receipt } from './app-contract.ts'
 import type { AnyCommand } from './command.ts'
-import type { Delivery } from './queue/partition-feed.ts'
+
+/** The message of a queue on a server that a command came with. */
+export interface Delivery {
+  /** The commit that ends it is on disk; or `refusal` says why it is no command, and it becomes a dead letter. */
+  end(refusal?: HeadraceError): void
+}
 
 export interface Settlement {
   readonly status: OutcomeStatus

@@ -81,6 +81,7 @@ export class TopicProducer {
   readonly #lanes: Lane[]
   readonly #room = new Deque<{ readonly turn: Deferred<void>; gone: boolean }>()
   #waiting = 0
+  #later = 0
   #inFlight = 0
   #bytes = 0
   #closed = false
@@ -102,25 +103,24 @@ export class TopicProducer {
     const bytes = message.body.length + overheadBytes
     const deadline = performance.now() + this.#limits.publishTimeoutMs
     if (signal !== undefined) return this.#publishUntil(signal, message, bytes, deadline)
-    // Whoever waits for room goes first.
-    if (this.#isFull(bytes)) return this.#publishLater(message, bytes, deadline)
+    if (this.#isTaken(bytes)) return this.#publishLater(message, bytes, deadline)
     return this.#enter(message, bytes, deadline).answer
   }
 
   async #publishLater(message: NewMessage, bytes: number, deadline: number): Promise<Published> {
-    await this.#whenRoom(bytes, deadline, undefined)
-    return this.#enter(message, bytes, deadline).answer
+    const pending = await this.#enterLater(message, bytes, deadline, undefined)
+    return pending.answer
   }
 
   async #publishUntil(signal: AbortSignal, message: NewMessage, bytes: number, deadline: number): Promise<Published> {
     signal.throwIfAborted()
-    if (this.#waiting > 0 || this.#isFull(bytes)) await this.#whenRoom(bytes, deadline, signal)
-    const pending = this.#enter(message, bytes, deadline)
+    const pending = this.#isTaken(bytes) ? await this.#enterLater(message, bytes, deadline, signal) : this.#enter(message, bytes, deadline)
     const stop = (): void => {
       pending.dropped = true
       pending.refuse(signal.reason)
     }
     signal.addEventListener('abort', stop, { once: true })
+    if (signal.aborted) stop()
     try {
       return await pending.answer
     } finally {
@@ -128,9 +128,15 @@ export class TopicProducer {
     }
   }
 
-  async #whenRoom(bytes: number, deadline: number, signal: AbortSignal | undefined): Promise<void> {
-    do await this.#turn(deadline, signal)
-    while (this.#isFull(bytes))
+  async #enterLater(message: NewMessage, bytes: number, deadline: number, signal: AbortSignal | undefined): Promise<Pending> {
+    this.#later += 1
+    try {
+      do await this.#turn(deadline, signal)
+      while (this.#isFull(bytes))
+      return this.#enter(message, bytes, deadline)
+    } finally {
+      this.#later -= 1
+    }
   }
 
   #enter(message: NewMessage, bytes: number, deadline: number): Pending {
@@ -153,6 +159,11 @@ export class TopicProducer {
     this.#closed = true
     for (const { turn } of this.#room) turn.reject(closed())
     await Promise.all(this.#lanes.map((lane) => lane.idle()))
+  }
+
+  /** Whoever waits for room goes first, also in the moment between the room and the message. */
+  #isTaken(bytes: number): boolean {
+    return this.#later > 0 || this.#isFull(bytes)
   }
 
   #isFull(bytes: number): boolean {

@@ -1,14 +1,13 @@
 /** The worker of the queue tests, as an object: what it says can be waited for. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
+import { LineProcess } from '../support/line-process.ts'
 
 export interface WorkerOptions {
-  readonly engine: 'sqlite' | 'postgres'
+  readonly engine: 'sqlite' | 'postgres' | 'rabbitmq'
+  /** A file, or a url. */
   readonly queue: string
   readonly data: string
   readonly topic: string
+  readonly partitions: number
   readonly ttlMs: number
   readonly fault?: 'no-inbox'
 }
@@ -23,61 +22,10 @@ export interface Line {
   readonly epoch?: number
 }
 
-const running = new Set<QueueWorker>()
-
-export class QueueWorker {
-  readonly lines: Line[] = []
-  readonly #child: ChildProcess
-  readonly #listeners = new Set<() => void>()
-
-  private constructor(options: WorkerOptions) {
-    this.#child = spawn(process.execPath, [fileURLToPath(new URL('./worker.mjs', import.meta.url)), JSON.stringify(options)], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
-    createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on('line', (text) => {
-      this.lines.push(JSON.parse(text) as Line)
-      for (const listener of this.#listeners) listener()
-    })
-    this.#child.stdin?.on('error', () => {})
-    running.add(this)
-  }
-
+export class QueueWorker extends LineProcess<Line> {
   static async start(options: WorkerOptions): Promise<QueueWorker> {
-    const worker = new QueueWorker(options)
+    const worker = new QueueWorker(new URL('./worker.mjs', import.meta.url), options)
     await worker.seen((line) => line.ready === true)
     return worker
-  }
-
-  static async endAll(): Promise<void> {
-    await Promise.all([...running].map((worker) => worker.kill()))
-  }
-
-  /** The first line, said already or to come, that fits; the runner's time is the bound. */
-  seen(fits: (line: Line) => boolean): Promise<Line> {
-    return new Promise((resolve) => {
-      const look = (): void => {
-        const line = this.lines.find(fits)
-        if (line === undefined) return
-        this.#listeners.delete(look)
-        resolve(line)
-      }
-      this.#listeners.add(look)
-      look()
-    })
-  }
-
-  stop(): void {
-    this.#child.kill('SIGSTOP')
-  }
-
-  goOn(): void {
-    this.#child.kill('SIGCONT')
-  }
-
-  async kill(): Promise<void> {
-    running.delete(this)
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    this.#child.kill('SIGKILL')
-    await once(this.#child, 'exit')
   }
 }

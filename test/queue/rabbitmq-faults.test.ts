@@ -193,37 +193,45 @@ describe.skipIf(missing !== null)(`RabbitMQ under faults${missing === null ? '' 
     expect(firsts(await takenUpTo(await granted(topic), 25))).toEqual(upTo(25))
   }, 60_000)
 
-  it('shows a memory alarm, bounds publishing while it lasts, lets consumers go on, and then goes on by itself', async () => {
-    const { engine } = await newClient(server, { timeoutMs: 30_000 })
-    const name = newTopic()
-    const topic = await declare(engine, name)
-    await topic.append(numbered(0, 10))
-    const lease = await granted(topic)
-    const taken = await takenUpTo(lease, 10)
-    const notices: string[] = []
-    const stop = listen('headrace:notice', ({ message }) => notices.push(message))
-    await server.ctl('set_vm_memory_high_watermark', '0.0000001')
-    try {
-      const sending = topic.append(numbered(10, 5))
-      await expect.poll(() => engine.status().blocked, { timeout: 15_000 }).toMatch(/memory/)
-      expect(notices.join()).toMatch(/takes no messages: low on memory/)
-      const { engine: hasty } = await newClient(server, { timeoutMs: 1_000 })
-      const there = await declare(hasty, name)
-      const refused = await refusal(there.append(numbered(90, 1)))
-      expect(refused.code).toBe('engine-timeout')
-      await expect.poll(async () => (await refusal(there.append(numbered(91, 1)))).message, { timeout: 10_000 }).toMatch(/low on memory/)
-      // What frees memory must go on.
-      await lease.acknowledge(taken[9]?.position ?? 0)
-      await server.ctl('set_vm_memory_high_watermark', 'absolute', '1GB')
-      await sending
-      expect(engine.status()).toMatchObject({ blocked: null, unconfirmed: 0 })
-      const rest = await takenUpTo(lease, 5)
-      expect(firsts(rest).filter((number) => number < 90)).toEqual([10, 11, 12, 13, 14])
-    } finally {
-      stop()
-      await server.ctl('set_vm_memory_high_watermark', 'absolute', '1GB')
-    }
-  }, 90_000)
+  it.for([
+    { what: 'memory', raise: ['set_vm_memory_high_watermark', '0.0000001'], clear: ['set_vm_memory_high_watermark', 'absolute', '1GB'] },
+    { what: 'disk', raise: ['set_disk_free_limit', '1000000GB'], clear: ['set_disk_free_limit', '50MB'] },
+  ])(
+    'shows a $what alarm, bounds publishing while it lasts, lets consumers go on, and then goes on by itself',
+    async ({ what, raise, clear }) => {
+      const { engine } = await newClient(server, { timeoutMs: 30_000 })
+      const name = newTopic()
+      const topic = await declare(engine, name)
+      await topic.append(numbered(0, 10))
+      const lease = await granted(topic)
+      const taken = await takenUpTo(lease, 10)
+      const notices: string[] = []
+      const stop = listen('headrace:notice', ({ message }) => notices.push(message))
+      await server.ctl(...raise)
+      try {
+        const sending = topic.append(numbered(10, 5))
+        await expect.poll(() => engine.status().blocked, { timeout: 15_000 }).toContain(`low on ${what}`)
+        expect(notices.join()).toContain(`takes no messages: low on ${what}`)
+        const { engine: hasty } = await newClient(server, { timeoutMs: 1_000 })
+        const there = await declare(hasty, name)
+        const refused = await refusal(there.append(numbered(90, 1)))
+        expect(refused.code).toBe('engine-timeout')
+        await expect
+          .poll(async () => (await refusal(there.append(numbered(91, 1)))).message, { timeout: 10_000 })
+          .toContain(`low on ${what}`)
+        // What frees room must go on.
+        await lease.acknowledge(taken[9]?.position ?? 0)
+        await server.ctl(...clear)
+        await sending
+        expect(engine.status()).toMatchObject({ blocked: null, unconfirmed: 0 })
+        const rest = await takenUpTo(lease, 5)
+        expect(firsts(rest).filter((number) => number < 90)).toEqual([10, 11, 12, 13, 14])
+      } finally {
+        stop()
+        await server.ctl(...clear)
+      }
+    },
+  )
 
   it('ends every call within its bound while the broker stands still, and goes on when it runs again', async () => {
     const { engine } = await newClient(server, { heartbeatSeconds: 1, timeoutMs: 6_000, connectTimeoutMs: 500 })

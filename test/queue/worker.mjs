@@ -2,7 +2,7 @@
  * A process that consumes a topic into a database; the queue tests kill it, stop
  * it, and let it run on.
  *
- *   argv  { engine, queue, data, topic, ttlMs, fault }
+ *   argv  { engine, queue, data, topic, partitions, ttlMs, fault }
  *   out   { ready }, { begun: id, epoch }    before the transaction of the message
  *         { inside: id }                     in it, its work done, before the commit
  *         { done: id } or { failed: id, error }
@@ -15,12 +15,14 @@
  * package, since Node 20 runs no TypeScript.
  */
 import { writeSync } from 'node:fs'
-import { postgres, postgresQueue } from 'headrace/postgres'
+import { createLocks } from 'headrace/lock'
+import { postgres, postgresLocks, postgresQueue } from 'headrace/postgres'
 import { createInbox, createQueue } from 'headrace/queue'
+import { rabbitmqQueue } from 'headrace/rabbitmq'
 import { sqliteQueue, sqliteTransactions } from 'headrace/sqlite'
 import { createCoordinator } from 'headrace/transaction'
 
-const { engine, queue, data, topic, ttlMs, fault } = JSON.parse(process.argv[2])
+const { engine, queue, data, topic, partitions, ttlMs, fault } = JSON.parse(process.argv[2])
 const say = (line) => writeSync(1, `${JSON.stringify(line)}\n`)
 
 async function transactions() {
@@ -37,12 +39,18 @@ const work = async ({ id, key }, database) => {
   say({ inside: id })
 }
 const handle =
-  fault === 'no-inbox' ? (delivery) => transact((database) => work(delivery, database)) : createInbox({ engine, transact }).once(work)
+  fault === 'no-inbox'
+    ? (delivery) => transact((database) => work(delivery, database))
+    : createInbox({ engine: engine === 'sqlite' ? engine : 'postgres', transact }).once(work)
 
-const messages = createQueue({
-  engine: engine === 'sqlite' ? sqliteQueue({ file: queue }) : postgresQueue({ url: queue }),
-  onError: () => {},
-})
+const engines = {
+  sqlite: () => ({ engine: sqliteQueue({ file: queue }) }),
+  postgres: () => ({ engine: postgresQueue({ url: queue }) }),
+  // The broker hands a partition over when it misses the heartbeats of a process that stands still.
+  rabbitmq: () => ({ engine: rabbitmqQueue({ url: queue, heartbeatSeconds: 1 }), locks: createLocks(postgresLocks({ url: data })) }),
+}
+const messages = createQueue({ ...engines[engine](), onError: () => {} })
+await messages.declare(topic, { partitions })
 await messages.consumer.run(
   topic,
   async (delivery) => {

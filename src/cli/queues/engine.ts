@@ -3,7 +3,6 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { HeadraceError } from '../../contracts/errors.ts'
 import type { QueueEngine, QueueTopic } from '../../contracts/queue.ts'
-import type { SqliteQueueOptions } from '../../drivers/sqlite/queue.ts'
 import { CliError, exitCodes } from '../exit.ts'
 import { loaded } from '../participants.ts'
 
@@ -159,7 +158,7 @@ function fileOf(url: string, scheme: string | undefined): string {
   }
 }
 
-async function sqliteEngine(options: SqliteQueueOptions, make: boolean): Promise<QueueEngine> {
+async function sqliteEngine(options: { readonly file: string; readonly timeoutMs?: number }, make: boolean): Promise<QueueEngine> {
   if (!make) await mustHoldQueues(options.file)
   const { sqliteQueue } = await import('../../drivers/sqlite/queue.ts')
   return sqliteQueue(options)

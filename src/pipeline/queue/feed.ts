@@ -21,11 +21,11 @@ import type { AnyCommand } from '../command.ts'
 import { keyOf } from '../key.ts'
 import type { Lane } from '../lane.ts'
 import type { Limits } from '../options.ts'
-import type { Ticket } from '../ticket.ts'
+import type { Delivery, Ticket } from '../ticket.ts'
 import { validated } from '../validate.ts'
 import { Intake } from './intake.ts'
 import { arrivedCommand, commandGroup, commandTopic } from './message.ts'
-import { type Delivery, PartitionFeed } from './partition-feed.ts'
+import { PartitionFeed } from './partition-feed.ts'
 
 export interface FeedContext {
   readonly app: string

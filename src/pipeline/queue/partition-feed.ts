@@ -24,6 +24,7 @@ import type { QueueLease, QueueMessage, QueueTopic } from '../../contracts/queue
 import { Progress } from '../../queue/progress.ts'
 import { backoffMs, pause } from '../../std/backoff.ts'
 import { crashPoint } from '../../std/crash-point.ts'
+import type { Delivery } from '../ticket.ts'
 import { commandGroup } from './message.ts'
 
 export interface PartitionContext {
@@ -46,12 +47,6 @@ export interface PartitionContext {
   readonly answeredAt: () => number
 }
 
-/** A message in the hands of this node. */
-export interface Delivery {
-  /** The commit that ends it is on disk; or `refusal` says why it is none, and it becomes a dead letter. */
-  end(refusal?: HeadraceError): void
-}
-
 /** How long one take waits for messages, in milliseconds; then it is asked again. */
 const takeWaitMs = 5_000
 /** The same, while it is not known whether messages of an earlier lease come again. */
@@ -60,7 +55,7 @@ const settlingWaitMs = 100
 const takeMessagesMax = 512
 const takeBytesMax = 1024 ** 2
 /** Messages between the first that is not done and the newest. */
-export const undoneMax = 10_000
+const undoneMax = 10_000
 /** Longest wait of `close` for commands that were taken to be acknowledged, in milliseconds. The lanes have ended theirs before. */
 const drainMsMax = 1_000
 /** How long `close` waits between two looks, in milliseconds. */
