@@ -140,7 +140,8 @@ export class Branches {
   async abort(keep: ReadonlySet<string> = new Set()): Promise<void> {
     this.#undoing = true
     await this.close()
-    await Promise.allSettled(this.all().flatMap((branch) => (keep.has(branch.participant) ? [] : [branch.abort()])))
+    const others = this.all().filter((branch) => !keep.has(branch.participant))
+    if (others.length > 0) await Promise.allSettled(others.map((branch) => branch.abort()))
   }
 
   #call<T>(name: string, act: (branch: Branch) => Promise<T>): Promise<T> {
@@ -172,7 +173,7 @@ export class Branches {
 
   async #idle(): Promise<void> {
     while (this.#running.size > 0) await Promise.allSettled(this.#running)
-    await Promise.allSettled(this.#beginning.values())
+    if (this.#begun.size < this.#beginning.size) await Promise.allSettled(this.#beginning.values())
   }
 
   async #everywhere(act: (branch: Branch) => Promise<void>): Promise<void> {

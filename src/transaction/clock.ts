@@ -16,6 +16,7 @@ export async function inTime<T, L>(clock: TransactionClock, value: Promise<T>, m
   try {
     return await Promise.race([value, clock.pause(ms, stop.signal).then(() => late)])
   } finally {
-    stop.abort()
+    // With a reason: without one, an error with its stack is made.
+    stop.abort(null)
   }
 }

@@ -26,6 +26,7 @@ import type {
   Transaction,
   TransactionOptions,
 } from './coordinator-contract.ts'
+import { Cutoff, Deadlines } from './cutoff.ts'
 import { type Doubt, type DoubtVerdict, listDoubts, resolveDoubt } from './doubts.ts'
 import { Finisher } from './finisher.ts'
 import { Forgetter } from './forgetter.ts'
@@ -80,7 +81,14 @@ interface Scope {
   readonly outer: Scope | undefined
 }
 
-/** One for all coordinators: each storage costs every promise of the process a little, for ever. */
+/**
+ * Transactions of a coordinator that are looked at for others inside of them.
+ * Following the callbacks costs every promise of the process, a quarter of a
+ * small transaction, so it ends when the code that runs has shown itself.
+ */
+const watchedMax = 1_000
+
+/** One for all coordinators. */
 const scopes = new AsyncLocalStorage<Scope>()
 
 function isInside(coordinator: Coordinator): boolean {
@@ -99,7 +107,9 @@ class SiteCoordinator implements Coordinator {
   readonly #places: Permits
   readonly #random: () => number
   /** Ends of the transactions that run, or wait for their turn. */
-  readonly #running = new Map<AbortController, Deferred<void>>()
+  readonly #running = new Map<Cutoff, Deferred<void>>()
+  readonly #deadlines: Deadlines
+  #watched = 0
   #closed: Promise<void> | null = null
 
   constructor(site: Site, limits: CoordinatorLimits, options: CoordinatorOptions) {
@@ -109,6 +119,7 @@ class SiteCoordinator implements Coordinator {
     this.#home = home
     this.#random = random
     this.#places = new Permits(limits.transactionsMax)
+    this.#deadlines = new Deadlines(clock)
     const forgetter = new Forgetter(site, limits, clock)
     const finisher = new Finisher({ site, limits, clock, random, forgetter, onBack: () => this.#recovery.soon() })
     const gids = new GidSource({ deployment: site.deployment, node, epoch, ...(randomInt === undefined ? {} : { randomInt }) })
@@ -226,13 +237,13 @@ class SiteCoordinator implements Coordinator {
         `${this.#places.taken} transactions run, and ${this.#places.waiting} wait; waitersMax is ${limits.waitersMax}.`,
       )
     }
-    const deadline = this.#deadline(timeoutMs, signal)
-    if (!(await this.#places.take(deadline.signal))) {
-      deadline.over()
-      throw deadline.signal.reason
+    const { cutoff, over } = this.#cutoff(timeoutMs, signal)
+    if (cutoff.cut || !(this.#places.takeNow() || (await this.#places.take(cutoff.signal)))) {
+      over()
+      throw cutoff.reason
     }
     const onEnd = (): void => {
-      deadline.over()
+      over()
       this.#places.give()
     }
     const gid = gids.next(home === null ? homeless : homeTag(home))
@@ -242,7 +253,7 @@ class SiteCoordinator implements Coordinator {
       home,
       fences,
       statementTimeoutMs,
-      ended: deadline.signal,
+      cutoff,
       attempt,
       onEnd,
       startedAt: clock.now(),
@@ -256,43 +267,54 @@ class SiteCoordinator implements Coordinator {
     attempt: number,
   ): Promise<{ readonly value: T } | { readonly error: unknown; readonly transient: boolean }> {
     const scope: Scope = { coordinator: this, open: true, outer: scopes.getStore() }
-    const over = endOf(tx.ended)
+    const { cutoff } = tx
+    const call = async (): Promise<T> => run(openFacade(tx, keys, attempt))
     try {
-      const value = await Promise.race([scopes.run(scope, async () => run(openFacade(tx, keys, attempt))), over.promise])
+      const value = await new Promise<T>((resolve, reject) => {
+        if (cutoff.cut) reject(cutoff.reason)
+        cutoff.on(() => reject(cutoff.reason))
+        const running = this.#watches() ? scopes.run(scope, call) : call()
+        running.then(resolve, reject)
+      })
       await tx.commit()
       return { value }
     } catch (error) {
       const { vote } = tx
       await tx.abort(error)
       // The caller may have wrapped what the database said, or met its consequence.
-      return { error, transient: !tx.ended.aborted && (isTransient(error) || isTransient(vote)) }
+      return { error, transient: !cutoff.cut && (isTransient(error) || isTransient(vote)) }
     } finally {
       scope.open = false
-      over.stop()
     }
   }
 
-  /** Aborts when time is up, the caller gives up, or the coordinator closes. */
-  #deadline(timeoutMs: number, signal: AbortSignal | undefined): { readonly signal: AbortSignal; over(): void } {
-    const ended = new AbortController()
-    const stop = new AbortController()
-    const giveUp = (): void => ended.abort(signal?.reason)
+  #watches(): boolean {
+    if (this.#watched > watchedMax) return false
+    this.#watched += 1
+    // Another coordinator that still watches turns it on again.
+    if (this.#watched > watchedMax) scopes.disable()
+    return this.#watched <= watchedMax
+  }
+
+  /** Cut when time is up, the caller gives up, or the coordinator closes; until `over` is called. */
+  #cutoff(timeoutMs: number, signal: AbortSignal | undefined): { readonly cutoff: Cutoff; over(): void } {
+    const cutoff = new Cutoff()
+    const giveUp = (): void => cutoff.now(signal?.reason)
     if (signal?.aborted === true) giveUp()
     signal?.addEventListener('abort', giveUp, { once: true })
-    this.#running.set(ended, deferred())
-    void this.#parts.clock.pause(timeoutMs, stop.signal).then(() => {
-      if (!stop.signal.aborted)
-        ended.abort(
-          new HeadraceError('transaction-timeout', `The transaction did not end within ${timeoutMs} ms, and was undone everywhere.`),
-        )
-    })
+    this.#running.set(cutoff, deferred())
+    const met = this.#deadlines.add(timeoutMs, () =>
+      cutoff.now(
+        new HeadraceError('transaction-timeout', `The transaction did not end within ${timeoutMs} ms, and was undone everywhere.`),
+      ),
+    )
     const over = (): void => {
-      stop.abort()
+      met()
       signal?.removeEventListener('abort', giveUp)
-      this.#running.get(ended)?.resolve()
-      this.#running.delete(ended)
+      this.#running.get(cutoff)?.resolve()
+      this.#running.delete(cutoff)
     }
-    return { signal: ended.signal, over }
+    return { cutoff, over }
   }
 
   async #close(): Promise<void> {
@@ -300,8 +322,8 @@ class SiteCoordinator implements Coordinator {
     const until = clock.now() + this.#limits.closeTimeoutMs
     const left = (): number => Math.max(0, until - clock.now())
     await inTime(clock, this.#quiet(), left(), undefined)
-    for (const ended of [...this.#running.keys()])
-      ended.abort(new HeadraceError('stopping', 'The coordinator was closed before the transaction ended.'))
+    for (const cutoff of [...this.#running.keys()])
+      cutoff.now(new HeadraceError('stopping', 'The coordinator was closed before the transaction ended.'))
     await this.#quiet()
     await inTime(clock, finisher.idle(), left(), undefined)
     await this.#recovery.stop()
@@ -328,14 +350,4 @@ function databaseKeys(given: DatabasesGiven | undefined, all: readonly string[])
 
 function isTransient(error: unknown): boolean {
   return HeadraceError.is(error) && transientCodes.has(error.code)
-}
-
-/** Rejects with the reason of the signal. */
-function endOf(signal: AbortSignal): { readonly promise: Promise<never>; stop(): void } {
-  const over = deferred<never>()
-  over.promise.catch(() => undefined)
-  const end = (): void => over.reject(signal.reason)
-  if (signal.aborted) end()
-  signal.addEventListener('abort', end, { once: true })
-  return { promise: over.promise, stop: () => signal.removeEventListener('abort', end) }
 }

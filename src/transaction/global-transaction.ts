@@ -19,6 +19,7 @@ import type { BranchEnd, Decision, Fence } from '../contracts/participant.ts'
 import { crashPoint } from '../std/crash-point.ts'
 import { Branches } from './branches.ts'
 import { inTime, type TransactionClock } from './clock.ts'
+import type { Cutoff } from './cutoff.ts'
 import { decideOwn } from './decide.ts'
 import type { Finisher } from './finisher.ts'
 import type { Forgetter } from './forgetter.ts'
@@ -50,8 +51,8 @@ export interface TransactionStart {
   readonly home: string | null
   readonly fences: readonly Fence[]
   readonly statementTimeoutMs: number
-  /** Aborts at the deadline, or when the caller gives up; its reason is thrown. */
-  readonly ended: AbortSignal
+  /** Cut at the deadline, or when the caller gives up; its reason is thrown. */
+  readonly cutoff: Cutoff
   readonly attempt: number
   readonly startedAt: number
   /** The transaction does not run any more: another may have its place. */
@@ -87,7 +88,7 @@ export class OpenTransaction implements GlobalTransaction {
     const { gid, fences, statementTimeoutMs } = start
     this.#branches = new Branches(parts.site, { gid, fences, statementTimeoutMs, signal: this.#breaker.signal }, start.names)
     parts.live.add(gid)
-    start.ended.addEventListener('abort', this.#onDeadline, { once: true })
+    start.cutoff.on(this.#onDeadline)
   }
 
   /** The first statement that failed, and has not been undone by a savepoint. */
@@ -95,9 +96,9 @@ export class OpenTransaction implements GlobalTransaction {
     return this.#branches.vote?.error
   }
 
-  /** Aborts at the deadline, or when the caller gives up. */
-  get ended(): AbortSignal {
-    return this.#start.ended
+  /** Cut at the deadline, or when the caller gives up. */
+  get cutoff(): Cutoff {
+    return this.#start.cutoff
   }
 
   /** The databases that were used so far. */
@@ -181,7 +182,7 @@ export class OpenTransaction implements GlobalTransaction {
   }
 
   readonly #onDeadline = (): void => {
-    const { reason } = this.#start.ended
+    const { reason } = this.#start.cutoff
     this.#breaker.abort(reason)
     // Nobody may be there to do it: a transaction that was begun by hand and left.
     void this.abort(reason)
@@ -189,7 +190,7 @@ export class OpenTransaction implements GlobalTransaction {
 
   #mustBeOpen(): void {
     if (this.#state === 'open') return
-    if (this.#start.ended.aborted) throw this.#start.ended.reason
+    if (this.#start.cutoff.cut) throw this.#start.cutoff.reason
     throw new HeadraceError('transaction-closed', `The transaction '${this.gid}' has ended, or is being committed.`)
   }
 
@@ -198,6 +199,7 @@ export class OpenTransaction implements GlobalTransaction {
     const { clock } = this.#parts
     const from = clock.now()
     crashPoint('transaction.before-prepare')
+    if (plan.prepare.length === 0 && !this.#start.cutoff.cut) return
     const votes = await Promise.allSettled(
       plan.prepare.map(async (name) => {
         await this.#branches.get(name)?.prepare()
@@ -211,14 +213,14 @@ export class OpenTransaction implements GlobalTransaction {
     )
     const no = votes.find((vote) => vote.status === 'rejected')
     if (no !== undefined) throw await this.#undone(await this.#whyRefused(no.reason), plan, failures, true)
-    if (this.#start.ended.aborted) throw await this.#undone(this.#start.ended.reason, plan, [], true)
+    if (this.#start.cutoff.cut) throw await this.#undone(this.#start.cutoff.reason, plan, [], true)
   }
 
   /** Returns only when 'commit' is durable. */
   async #decide<T>(plan: Plan, decide: CommitOptions<T>['decide']): Promise<T | undefined> {
     const { clock, site } = this.#parts
     // From here on a deadline does not end anything any more.
-    this.#start.ended.removeEventListener('abort', this.#onDeadline)
+    this.#start.cutoff.off(this.#onDeadline)
     const from = clock.now()
     const prepared: PreparedTransaction = { gid: this.gid, participants: plan.prepare }
     const decision: Decision = { ...prepared, verdict: 'commit', decidedAt: Date.now() }
@@ -336,7 +338,7 @@ export class OpenTransaction implements GlobalTransaction {
 
   #told<E>(error: E, plan: Plan, end: 'committed' | 'aborted' | 'unknown', failures: readonly Failure[]): E {
     this.#state = 'ended'
-    this.#start.ended.removeEventListener('abort', this.#onDeadline)
+    this.#start.cutoff.off(this.#onDeadline)
     const { clock, site, stats } = this.#parts
     const { used } = this
     const protocol: Protocol | null = plan.protocol === 'unavailable' ? null : plan.protocol

@@ -16,13 +16,17 @@ export class Permits {
     return this.#line.size
   }
 
+  /** True when it is the caller's turn at once. */
+  takeNow(): boolean {
+    if (this.#taken >= this.#max) return false
+    this.#taken += 1
+    return true
+  }
+
   /** Resolves with true when it is the caller's turn, false when the signal came first. */
   take(signal?: AbortSignal): Promise<boolean> {
     if (signal?.aborted === true) return Promise.resolve(false)
-    if (this.#taken < this.#max) {
-      this.#taken += 1
-      return Promise.resolve(true)
-    }
+    if (this.takeNow()) return Promise.resolve(true)
     return new Promise((resolve) => {
       const go = (): void => {
         signal?.removeEventListener('abort', leave)
@@ -48,7 +52,7 @@ export class Permits {
   }
 
   async use<T>(run: () => Promise<T>): Promise<T> {
-    await this.take()
+    if (!this.takeNow()) await this.take()
     try {
       return await run()
     } finally {

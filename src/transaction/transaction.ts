@@ -9,7 +9,9 @@ export function openFacade(tx: OpenTransaction, keys: ReadonlyMap<string, string
   return {
     gid: tx.gid,
     databases: Object.fromEntries([...keys].map(([key, name]) => [key, tx.database(name)])) as Transaction['databases'],
-    signal: tx.ended,
+    get signal() {
+      return tx.cutoff.signal
+    },
     attempt,
     database: (key) => tx.database(nameOf(key)),
     client: (key) => tx.client(nameOf(key)),

@@ -10,6 +10,8 @@
  *   undone the branch, and a statement after that would be outside of it.
  * - A savepoint rescues the first kind and not the second.
  * - The marker is the last thing written before XA END.
+ * - XA START goes in one call with the first statement, where the pool takes
+ *   several in one: the server stops at the first that fails.
  * - Calls on the database are sent one after the other; the end of the branch
  *   waits for those that nobody awaited, and is held to their failures.
  */
@@ -28,7 +30,7 @@ import { Verbs, type VerbsOptions } from './verbs.ts'
 const abortMs = 2_000
 
 /** Errors after which the server has undone the whole branch. */
-const undoneBy = new Set<number>([errno.deadlock, errno.xaDeadlock, errno.xaTimedOut, errno.xaRolledBack])
+const undoneBy = new Set<number>([errno.xidTaken, errno.deadlock, errno.xaDeadlock, errno.xaTimedOut, errno.xaRolledBack])
 
 /**
  * Errors that come before XA COMMIT in the statements of a commit, or with which
@@ -115,6 +117,14 @@ export class MysqlBranch implements Branch {
 
   get client(): unknown {
     this.#wrote = true
+    // What its owner sends comes after XA START, also when nothing was sent before.
+    if (this.#session.ahead !== null && this.#state === 'open') {
+      const begun = this.#session.run('', { ...this.#finalOptions(), shape: 'the begin of a branch' }).catch((error: unknown) => {
+        this.#failure ??= error
+        this.#undone ??= error
+      })
+      this.#last = Promise.all([this.#last, begun])
+    }
     return this.#session.client
   }
 
@@ -204,7 +214,14 @@ export class MysqlBranch implements Branch {
     await this.#last
     const xid = xidOf(this.gid, this.participant)
     const options = { timeoutMs: abortMs, interruptible: false }
-    if (!this.#session.lost) {
+    if (this.#session.ahead !== null && !this.#session.lost) {
+      // Not begun.
+      this.#session.ahead = null
+      this.#session.release()
+    } else if (errnoOf(this.#failure) === errno.xidTaken) {
+      // The branch of this name is somebody else's, and would be rolled back.
+      this.#session.destroy()
+    } else if (!this.#session.lost) {
       // After a deadlock the branch is marked for rollback, and XA END may fail; XA ROLLBACK works all the same.
       await this.#session.run(`xa end ${xid}`, options).catch(() => undefined)
       await this.#session.run(`xa rollback ${xid}`, options).then(

@@ -105,7 +105,8 @@ export class MysqlParticipant implements Participant {
       this.#openOrThrow()
       const xaStart = `xa start ${xidOf(gid, this.name)}`
       const options = { timeoutMs: statementTimeoutMs, signal, own: true, shape: 'the begin of a branch' }
-      if (fences.length === 0) await session.run(xaStart, options)
+      if (fences.length === 0 && this.#several) session.ahead = xaStart
+      else if (fences.length === 0) await session.run(xaStart, options)
       else {
         const results = await runAll(session, [xaStart, ...fenceStatements(fences, this.name, this.#quote)], this.#several, options)
         checkEpochs(fences, rowsOf(results.at(-1)), this.name)

@@ -41,6 +41,8 @@ export interface SessionHost {
 }
 
 export class Session {
+  /** A statement that goes ahead of the next one, in the same call; for pools that take several. */
+  ahead: string | null = null
   readonly client: PoolConnection
   readonly state: ConnectionState
   readonly #host: SessionHost
@@ -85,8 +87,11 @@ export class Session {
     if (this.#lost)
       throw new HeadraceError('engine-unavailable', `The connection to MySQL '${context.name}' at ${context.address} is lost.`)
     if (options.signal?.aborted === true) throw stopped('wait-aborted', context, options)
+    const { ahead } = this
+    this.ahead = null
     try {
-      return await this.#bounded(text, options, context)
+      if (ahead === null) return await this.#bounded(text, options, context)
+      return (await this.#bounded(text === '' ? ahead : `${ahead}; ${text}`, options, context)).slice(1)
     } catch (error) {
       if (!HeadraceError.is(error) && isLost(error)) this.#lost = true
       throw mysqlError(error, context)

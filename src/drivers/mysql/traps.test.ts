@@ -259,10 +259,44 @@ describe.skipIf(missing !== null)(`the traps of MariaDB${missing === null ? '' :
   it('a gid that is open on the server already is taken', async () => {
     const [one, other] = [await open(), await open()]
     const gid = newGid()
+    const id = newId()
     const branch = await begin(one, gid)
-    expect(await codeOf(begin(other, gid))).toBe('gid-taken')
+    await branch.database.insertMany('item', [{ id, n: 1 }])
+    const second = await begin(other, gid)
+    const outside = newId()
+    expect(await codeOf(second.database.insertMany('item', [{ id: outside, n: 1 }]))).toBe('gid-taken')
+    expect(await codeOf(second.commit())).toBe('gid-taken')
+    await second.abort()
+    await branch.commit()
+    expect(await numberOf(id)).toBe(1)
+    // The statement went in one call with XA START, and did not run without it.
+    expect(await numberOf(outside)).toBeUndefined()
+  })
+
+  it('whoever finds its gid taken does not undo the prepared branch of that gid', async () => {
+    const [one, other] = [await open(), await open()]
+    const [gid, id] = [newGid(), newId()]
+    const branch = await begin(one, gid)
+    await branch.database.insertMany('item', [{ id, n: 1 }])
+    await branch.prepare()
+    // Without its session, anybody may end it.
+    await one.close()
+    const second = await begin(other, gid)
+    expect(await codeOf(second.database.insertMany('item', [{ id: newId(), n: 1 }]))).toBe('gid-taken')
+    await second.abort()
+    await insist(() => other.commitPrepared(gid))
+    expect(await numberOf(id)).toBe(1)
+  })
+
+  it('what is sent through the raw client is part of the branch, also when nothing was sent before', async () => {
+    const one = await open()
+    const [gid, id] = [newGid(), newId()]
+    const branch = await begin(one, gid)
+    await (branch.client as { query(text: string, values: unknown[]): Promise<unknown> }).query('insert into item (id, n) values (?, 1)', [
+      id,
+    ])
     await branch.abort()
-    await (await begin(other, gid)).abort()
+    expect(await numberOf(id)).toBeUndefined()
   })
 
   it('a branch that finds its gid taken lets go of everything at once, before anybody aborts it', async () => {

@@ -164,12 +164,11 @@ class Running {
     const others = this.#othersThan(key, rows)
     const shaped = await this.#shape(name, rows)
     if (others.length === 0) return 0
-    const changes = others.map((each) => `${shaped.target}.${this.#column(each)} = given.${this.#column(each)}`)
     let changed = 0
     for (const wave of this.#waves(shaped, key, rows)) {
       const last = new Map<string, Row>()
       for (const row of wave) last.set(this.#keyText(shaped, key, row), row)
-      const matched = await this.#change(shaped, key, [...last.values()], changes, null)
+      const matched = await this.#change(shaped, key, [...last.values()], 'set', null)
       changed += last.size === wave.length ? matched : await this.#countFound(shaped, key, wave)
     }
     return changed
@@ -179,15 +178,11 @@ class Running {
     const others = this.#othersThan(key, rows)
     const shaped = await this.#shape(name, rows)
     if (others.length === 0) return 0
-    const changes = others.map((each) => {
-      const column = `${shaped.target}.${this.#column(each)}`
-      return `${column} = ${column} + given.${this.#column(each)}`
-    })
     const once = new Set(rows.map((row) => this.#keyText(shaped, key, row))).size === rows.length
     // Texts that differ may be one key to the server (`a` and `A`), and it would add only one of them: it sums them itself.
     const sums = once && !this.#foldsKeys(shaped, key, rows) ? null : others
     let changed = 0
-    for (const chunk of this.#chunks(shaped, rows)) changed += await this.#change(shaped, key, chunk, changes, sums)
+    for (const chunk of this.#chunks(shaped, rows)) changed += await this.#change(shaped, key, chunk, 'add', sums)
     return once ? changed : this.#countFound(shaped, key, rows)
   }
 
@@ -221,18 +216,42 @@ class Running {
     shaped: Shaped,
     key: readonly string[],
     rows: readonly Row[],
-    changes: readonly string[],
+    how: 'set' | 'add',
     sums: readonly string[] | null,
   ): Promise<number> {
     this.#its.onWrite()
+    const changes = (value: (name: string) => string): string =>
+      shaped.names
+        .flatMap((name) => {
+          const column = `${shaped.target}.${this.#column(name)}`
+          return key.includes(name) ? [] : [`${column} = ${how === 'add' ? `${column} + ` : ''}${value(name)}`]
+        })
+        .join(', ')
     let matched = 0
     for (const chunk of this.#chunks(shaped, rows)) {
-      const given = sums === null ? this.#given(shaped, chunk) : this.#summed(shaped, key, sums, chunk)
-      const text = `update (${given}) as given straight_join ${shaped.target} on ${this.#joined(shaped, key)} set ${changes.join(', ')}`
-      const [result] = await this.#send(text, `update ${shaped.target} set ${changes.join(', ')}`)
+      const alone = chunk.length === 1 && this.#comparesAsLiteral(shaped, key) ? chunk[0] : undefined
+      let text: string
+      if (alone === undefined) {
+        const given = sums === null ? this.#given(shaped, chunk) : this.#summed(shaped, key, sums, chunk)
+        const set = changes((name) => `given.${this.#column(name)}`)
+        text = `update (${given}) as given straight_join ${shaped.target} on ${this.#joined(shaped, key)} set ${set}`
+      } else {
+        const value = (name: string): string => this.#literal(shaped, alone, name)
+        const where = key.map((name) => `${shaped.target}.${this.#column(name)} = ${value(name)}`)
+        text = `update ${shaped.target} set ${changes(value)} where ${where.join(' and ')}`
+      }
+      const [result] = await this.#send(text, `update ${shaped.target} set ${changes(() => '?')}`)
       matched += matchedBy(result)
     }
     return matched
+  }
+
+  /** Whether a key that stands as a literal in the statement is compared as one that comes along in a row. */
+  #comparesAsLiteral(shaped: Shaped, key: readonly string[]): boolean {
+    return key.every((name) => {
+      const { kind, charset } = this.#its.tables.columnOf(shaped.table, name)
+      return kind === 'number' || kind === 'bytes' || (kind === 'text' && charset === 'utf8mb4')
+    })
   }
 
   /** For each row, how many rows of the table it finds, in all. */
@@ -323,7 +342,11 @@ class Running {
   }
 
   #keyText(shaped: Shaped, key: readonly string[], row: Row): string {
-    return key.map((name) => this.#its.tables.literal(this.#its.tables.columnOf(shaped.table, name), row[name], name)).join(', ')
+    return key.map((name) => this.#literal(shaped, row, name)).join(', ')
+  }
+
+  #literal(shaped: Shaped, row: Row, name: string): string {
+    return this.#its.tables.literal(this.#its.tables.columnOf(shaped.table, name), row[name], name)
   }
 
   #values(shaped: Shaped, row: Row): string[] {

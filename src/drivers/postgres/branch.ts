@@ -5,17 +5,19 @@
  * *failed*: a statement ended with an error, and until the savepoint from before
  * it is rolled back nothing but `abort` is taken.
  *
- * BEGIN, the settings and the fences go out as one message, and so do the marker
- * and PREPARE TRANSACTION or COMMIT: a message of several statements stops at
- * the first that fails, so without its marker nothing is prepared or committed.
+ * BEGIN goes out in one message with the first statement, or with the fences,
+ * and the marker in one with PREPARE TRANSACTION or COMMIT: a message of several
+ * statements stops at the first that fails, so without its BEGIN no statement
+ * runs, and without its marker nothing is prepared or committed.
  */
 import type { Database, InsertOptions, ReadDatabase, Row, SelectOptions, SqlValue } from '../../contracts/database.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
 import type { Branch, BranchStart, Decision, Fence } from '../../contracts/participant.ts'
 import { type Connection, deadlineGraceMs } from './connection.ts'
 import { fencedError, raiseStatement } from './fences.ts'
+import type { Part, Result } from './flight.ts'
+import { decisionPart, heldFences, markerPart, once, plain, preparedName, timesOf } from './own-statements.ts'
 import type { TypeCache } from './type-cache.ts'
-import { literal } from './values.ts'
 import { isPlainRead, type Statement, Verbs } from './verbs.ts'
 
 /** How long ROLLBACK may take, in milliseconds; then the connection is closed, which undoes as well. */
@@ -31,16 +33,12 @@ export interface BranchContext {
   readonly isolation: string
   /** The session may idle this long inside the transaction, in milliseconds, before the server ends it. */
   readonly idleTimeoutMs: number
+  /** The times are set for the session, once, and not for each transaction. */
+  readonly settle: boolean
 }
 
-/** The name of a branch among all prepared transactions of the cluster: databases of one cluster share a gid, but not a name. */
-export const preparedName = (gid: string, participant: string): string => `${gid}.${participant}`
-
-export const insertMarker = (gid: string, participant: string, committed: boolean): string =>
-  `insert into headrace_branch (gid, participant, committed) values ('${gid}', ${literal(participant)}, ${committed})`
-
-export const insertDecision = ({ gid, verdict, participants, decidedAt }: Decision): string =>
-  `insert into headrace_decision (gid, verdict, participants, decided_at) values ('${gid}', '${verdict}', ${literal(participants.join(','))}, ${Math.trunc(decidedAt)})`
+const noop = (): void => {}
+const noResult: Result = { rows: [], rowCount: 0, command: '' }
 
 export class PostgresBranch implements Branch {
   readonly participant: string
@@ -52,6 +50,8 @@ export class PostgresBranch implements Branch {
   readonly #deadlineMs: number
   readonly #signal: AbortSignal | undefined
   #state: State = 'open'
+  /** What goes out ahead of the first statement. */
+  #ahead: readonly Part[]
   #wrote = false
   #failed: HeadraceError | null = null
   #stopped: HeadraceError | null = null
@@ -60,7 +60,7 @@ export class PostgresBranch implements Branch {
   #gate: Promise<unknown> = Promise.resolve()
   readonly #running = new Set<Promise<unknown>>()
 
-  private constructor({ name, connection, types, start }: BranchContext) {
+  private constructor({ name, connection, types, start, isolation, idleTimeoutMs, settle }: BranchContext) {
     this.participant = name
     this.gid = start.gid
     this.#connection = connection
@@ -68,26 +68,34 @@ export class PostgresBranch implements Branch {
     this.#verbs = new Verbs(name)
     this.#deadlineMs = start.statementTimeoutMs + deadlineGraceMs
     this.#signal = start.signal
+    const times = settle ? [] : timesOf(start.statementTimeoutMs, idleTimeoutMs)
+    this.#ahead = [
+      `begin isolation level ${isolation}`,
+      ...times.map((time) => `set local ${time}`),
+      ...(connection.greeting.loosely ? ['set local synchronous_commit = on'] : []),
+    ].map(plain)
     this.database = this.#handle()
   }
 
-  /** BEGIN and the fences. When it throws, nothing is left of the branch, and the connection is given back. */
+  /** When it throws, nothing is left of the branch, and the connection is given back. */
   static async begin(context: BranchContext): Promise<PostgresBranch> {
-    const { name, connection, start, isolation, idleTimeoutMs } = context
+    const { name, connection, start, idleTimeoutMs, settle } = context
     const { fences = [], statementTimeoutMs, signal } = start
     const branch = new PostgresBranch(context)
     try {
       signal?.addEventListener('abort', branch.#stop)
-      const text = [
-        `begin isolation level ${isolation}`,
-        `set local statement_timeout = ${statementTimeoutMs}`,
-        `set local idle_in_transaction_session_timeout = ${idleTimeoutMs}`,
-        ...(connection.greeting.loosely ? ['set local synchronous_commit = on'] : []),
-        ...heldFences(fences),
-      ].join('; ')
-      const results = await connection.script(text, 'statement', branch.#deadlineMs)
-      const held = results.slice(results.length - deploymentsOf(fences).length)
-      await branch.#raiseWhereBelow(fences, fences.length === 0 ? [] : held.flatMap(({ rows }) => rows))
+      if (settle) {
+        const times = timesOf(statementTimeoutMs, idleTimeoutMs).map((time) => `set ${time}`)
+        await connection.settle(times.join('; '), branch.#deadlineMs)
+      }
+      if (fences.length > 0) {
+        const parts = heldFences(fences)
+        const results = await connection.flight([...branch.#takeAhead(), ...parts], 'statement', branch.#deadlineMs)
+        await branch.#raiseWhereBelow(
+          fences,
+          results.slice(-parts.length).flatMap(({ rows }) => rows),
+        )
+      }
       if (branch.#stopped !== null) throw branch.#stopped
       return branch
     } catch (error) {
@@ -102,6 +110,17 @@ export class PostgresBranch implements Branch {
   get client(): unknown {
     if (this.#state !== 'open') throw this.#closed()
     this.#wrote = true
+    this.#connection.unsettle()
+    // What its owner sends comes after BEGIN, also when nothing was sent before.
+    const ahead = this.#takeAhead()
+    if (ahead.length > 0) {
+      const begun = this.#connection.flight(ahead, 'statement', this.#deadlineMs)
+      this.#keep(
+        begun.then(noop, (error: unknown) => {
+          this.#fail(error, undefined)
+        }),
+      )
+    }
     return this.#connection.client
   }
 
@@ -111,7 +130,7 @@ export class PostgresBranch implements Branch {
 
   async savepoint(): Promise<void> {
     // One level: the older one goes when a newer one is set.
-    await this.#control(this.#savepoint ? 'release savepoint headrace; savepoint headrace' : 'savepoint headrace')
+    await this.#control(...(this.#savepoint ? ['release savepoint headrace'] : []), 'savepoint headrace')
     this.#savepoint = true
   }
 
@@ -129,17 +148,19 @@ export class PostgresBranch implements Branch {
     if (!this.#savepoint) throw new HeadraceError('internal', 'There is no savepoint to go back to.')
     this.#savepoint = false
     this.#failed = this.#stopped
-    await this.#control('rollback to savepoint headrace; release savepoint headrace')
+    await this.#control('rollback to savepoint headrace', 'release savepoint headrace')
   }
 
   async prepare(): Promise<void> {
-    const marker = insertMarker(this.gid, this.participant, true)
-    await this.#end('prepare', 'prepared', `${marker}; prepare transaction '${preparedName(this.gid, this.participant)}'`)
+    await this.#end('prepare', 'prepared', [
+      markerPart(this.gid, this.participant),
+      once(`prepare transaction '${preparedName(this.gid, this.participant)}'`),
+    ])
   }
 
   async commit(decision?: Decision): Promise<void> {
-    const decide = decision === undefined ? '' : `${insertDecision(decision)}; `
-    await this.#end('commit', 'committed', `${insertMarker(this.gid, this.participant, true)}; ${decide}commit`)
+    const decide = decision === undefined ? [] : [decisionPart(decision)]
+    await this.#end('commit', 'committed', [markerPart(this.gid, this.participant), ...decide, plain('commit')])
   }
 
   async abort(): Promise<void> {
@@ -148,7 +169,7 @@ export class PostgresBranch implements Branch {
     await this.#undo()
   }
 
-  async #end(doing: 'prepare' | 'commit', end: 'prepared' | 'committed', text: string): Promise<void> {
+  async #end(doing: 'prepare' | 'commit', end: 'prepared' | 'committed', parts: readonly Part[]): Promise<void> {
     this.#mustBeOpen()
     this.#state = 'ending'
     // Whatever was sent and not awaited is part of the branch.
@@ -158,11 +179,11 @@ export class PostgresBranch implements Branch {
       if (this.#stopped !== null) throw this.#stopped
       if (this.#failed !== null) throw this.#votedToAbort(doing)
       if (connection.lost !== null) throw connection.lost
-      if ((connection.status ?? 'T') === 'I')
+      if (this.#ahead.length === 0 && (connection.status ?? 'T') === 'I')
         throw new HeadraceError('transaction-closed', `The transaction of PostgreSQL '${this.participant}' was ended through its client.`)
       // From here on the signal ends nothing: it would make the end a riddle.
       this.#signal?.removeEventListener('abort', this.#stop)
-      const results = await connection.script(text, doing, this.#deadlineMs)
+      const results = await connection.flight([...this.#takeAhead(), ...parts], doing, this.#deadlineMs)
       const command = results.at(-1)?.command
       // In a transaction that has failed, both succeed with ROLLBACK.
       if (command !== doing.toUpperCase())
@@ -187,7 +208,8 @@ export class PostgresBranch implements Branch {
       await connection.settled()
     }
     // Also when the client believes that nothing is open: after an error it knows only later.
-    if (connection.lost === null) await connection.script('rollback', 'statement', rollbackTimeoutMs).catch(() => connection.destroy())
+    if (connection.lost === null && this.#ahead.length === 0)
+      await connection.script('rollback', 'statement', rollbackTimeoutMs).catch(() => connection.destroy())
     connection.release()
   }
 
@@ -261,15 +283,15 @@ export class PostgresBranch implements Branch {
     return this.#send(writes, async () => make(await this.#types.of(this.#verbs.table(table), this.#connection, this.#deadlineMs)), table)
   }
 
-  #control(text: string): Promise<void> {
-    return this.#send(false, async () => ({ text, values: [], read: () => undefined }), undefined, true)
+  #control(...texts: string[]): Promise<void> {
+    return this.#send(false, async () => ({ text: texts.at(-1) ?? '', values: [], rows: false, read: noop }), undefined, texts.slice(0, -1))
   }
 
   /**
    * Sends in the order of the calls; answers are awaited in between only where
    * the client does not pipeline. Any failure is a vote to abort.
    */
-  #send<T>(writes: boolean, make: () => Promise<Statement<T>>, table?: string, script = false): Promise<T> {
+  #send<T>(writes: boolean, make: () => Promise<Statement<T>>, table?: string, before: readonly string[] = []): Promise<T> {
     if (this.#state !== 'open') return Promise.reject(this.#closed())
     const sent = this.#gate.then(async () => {
       if (this.#state !== 'open' && this.#state !== 'ending') throw this.#closed()
@@ -277,12 +299,9 @@ export class PostgresBranch implements Branch {
       if (this.#failed !== null) throw this.#votedToAbort('a statement')
       if (writes) this.#wrote = true
       const statement = await make()
-      const { text, values } = statement
-      const answer = script
-        ? this.#connection
-            .script(text, 'statement', this.#deadlineMs)
-            .then((results) => results[0] ?? { rows: [], rowCount: 0, command: '' })
-        : this.#connection.query(text, values, 'statement', this.#deadlineMs)
+      const { text, values, rows } = statement
+      const parts = [...this.#takeAhead(), ...before.map(plain), { text, values, keep: true, rows }]
+      const answer = this.#connection.flight(parts, 'statement', this.#deadlineMs).then((results) => results[parts.length - 1] ?? noResult)
       answer.catch(() => undefined)
       return { answer, statement }
     })
@@ -295,10 +314,20 @@ export class PostgresBranch implements Branch {
       .catch((error: unknown) => {
         throw this.#fail(error, table)
       })
-    // A handler may leave a call unawaited: the branch is held to it all the same.
-    const kept = running.then(noop, noop).finally(() => this.#running.delete(kept))
-    this.#running.add(kept)
+    this.#keep(running.then(noop, noop))
     return running
+  }
+
+  /** A handler may leave a call unawaited: the branch is held to it all the same. */
+  #keep(call: Promise<void>): void {
+    const kept = call.finally(() => this.#running.delete(kept))
+    this.#running.add(kept)
+  }
+
+  #takeAhead(): readonly Part[] {
+    const ahead = this.#ahead
+    this.#ahead = []
+    return ahead
   }
 
   #fail(error: unknown, table: string | undefined): unknown {
@@ -327,23 +356,5 @@ export class PostgresBranch implements Branch {
   }
 }
 
-const noop = (): void => {}
-
 const isTypeTrouble = ({ details }: HeadraceError): boolean =>
   ['42P01', '42703', '42804', '22P02', '42883'].includes(String(details?.['sqlState'])) || details?.['table'] !== undefined
-
-function deploymentsOf(fences: readonly Fence[]): string[] {
-  return [...new Set(fences.map(({ deployment }) => deployment))]
-}
-
-/**
- * Holds the rows of the fences until the branch ends, and tells their epochs.
- * Shared, so that several branches of one owner go side by side; whoever raises
- * an epoch waits for them.
- */
-function heldFences(fences: readonly Fence[]): string[] {
-  return deploymentsOf(fences).map((deployment) => {
-    const partitions = fences.filter((fence) => fence.deployment === deployment).map(({ partition }) => Math.trunc(partition))
-    return `select deployment, partition, epoch from headrace_partition where deployment = ${literal(deployment)} and partition in (${partitions.join(', ')}) order by partition for share`
-  })
-}

@@ -9,17 +9,12 @@
  * or answers too late, is lost: it takes no query any more.
  */
 import { connect as connectSocket } from 'node:net'
-import type { Pool, PoolClient, PoolConfig } from 'pg'
+import type { PoolClient } from 'pg'
 import { HeadraceError } from '../../contracts/errors.ts'
-import type { Row } from '../../contracts/database.ts'
-import { connectionLost, type Doing, postgresError } from './errors.ts'
+import { connectionLost, type Doing, isPlanTrouble, postgresError, sqlState } from './errors.ts'
+import { flightClassOf, fly, type Part, type Result } from './flight.ts'
+import type { Plans, PreparedStatements } from './prepared.ts'
 import { columnTypes } from './values.ts'
-
-export interface Result {
-  readonly command: string
-  readonly rowCount: number | null
-  readonly rows: Row[]
-}
 
 /** How long a cancel request may take, in milliseconds; then the connection is destroyed. */
 const cancelTimeoutMs = 1_000
@@ -34,17 +29,22 @@ export interface Greeting {
   readonly loosely: boolean
 }
 
-const greetings = new WeakMap<object, Greeting>()
-const greetingQuery = `select current_setting('server_version_num')::int as version,
-  current_setting('max_prepared_transactions')::int as prepared_max, current_setting('synchronous_commit') = 'off' as loosely`
+/** What is known of a client from one use to the next. */
+export interface Memory {
+  readonly greeting: Greeting
+  readonly prepared: PreparedStatements
+  /** The statement that set its session as it is; null: as the server starts it. */
+  settings: string | null
+}
 
 export class Connection {
   /** The client of `pg`. */
   readonly client: PoolClient
-  readonly greeting: Greeting
   /** Queries may be sent before the earlier ones are answered. */
   readonly pipelined: boolean
   readonly #name: string
+  readonly #memory: Memory
+  readonly #plans: Plans
   readonly #over: (connection: Connection) => void
   readonly #deadlines: number[] = []
   readonly #idle = new Set<() => void>()
@@ -53,14 +53,19 @@ export class Connection {
   #tainted = false
   #done = false
 
-  constructor(name: string, client: PoolClient, greeting: Greeting, over: (connection: Connection) => void) {
+  constructor(name: string, client: PoolClient, memory: Memory, plans: Plans, over: (connection: Connection) => void) {
     this.#name = name
     this.client = client
-    this.greeting = greeting
-    this.pipelined = client.pipeline === true
+    this.#memory = memory
+    this.#plans = plans
+    this.pipelined = client.pipeline === true && flightClassOf(client) !== null
     this.#over = over
     client.on('error', this.#broke)
     client.on('end', this.#broke)
+  }
+
+  get greeting(): Greeting {
+    return this.#memory.greeting
   }
 
   /** Why it takes no queries any more; null while it does. */
@@ -79,22 +84,54 @@ export class Connection {
 
   /** Several statements in one round trip, without parameters: it stops at the first that fails. */
   async script(text: string, doing: Doing, deadlineMs: number): Promise<Result[]> {
-    const results = await this.#within(text, doing, deadlineMs, { text, types: columnTypes })
+    const results = await this.#within(text, doing, deadlineMs, () => this.#sent({ text, types: columnTypes }))
     return Array.isArray(results) ? results : [results]
   }
 
   /** One statement with parameters. */
   query(text: string, values: readonly unknown[], doing: Doing, deadlineMs: number): Promise<Result> {
     // The extended protocol takes one statement only, also when there are no parameters.
-    return this.#within(text, doing, deadlineMs, { text, values, types: columnTypes, queryMode: 'extended' }) as Promise<Result>
+    const query = { text, values, types: columnTypes, queryMode: 'extended' }
+    return this.#within(text, doing, deadlineMs, () => this.#sent(query)) as Promise<Result>
   }
 
-  async #within(text: string, doing: Doing, deadlineMs: number, query: object): Promise<Result | Result[]> {
+  /** Several statements with parameters in one round trip; it stops at the first that fails. Results in their order. */
+  async flight(parts: readonly Part[], doing: Doing, deadlineMs: number): Promise<Result[]> {
+    const { client } = this
+    const Flight = flightClassOf(client)
+    if (Flight === null) return this.#oneByOne(parts, doing, deadlineMs)
+    const said = parts.at(-1)?.text ?? ''
+    return (await this.#within(said, doing, deadlineMs, () => fly(client, Flight, this.#memory.prepared, parts))) as Result[]
+  }
+
+  /** Sets the session once, until another text is asked for. Settings that the app changes through its client are set again. */
+  async settle(settings: string, deadlineMs: number): Promise<void> {
+    if (this.#memory.settings === settings) return
+    await this.script(settings, 'statement', deadlineMs)
+    this.#memory.settings = settings
+  }
+
+  /** Whoever gets the client may set the session otherwise. */
+  unsettle(): void {
+    this.#memory.settings = null
+  }
+
+  async #oneByOne(parts: readonly Part[], doing: Doing, deadlineMs: number): Promise<Result[]> {
+    const results: Result[] = []
+    for (const { text, values } of parts) results.push(await this.query(text, values, doing, deadlineMs))
+    return results
+  }
+
+  #sent(query: object): Promise<Result | Result[]> {
+    return this.client.query(query as never) as unknown as Promise<Result | Result[]>
+  }
+
+  async #within(text: string, doing: Doing, deadlineMs: number, send: () => Promise<Result | Result[]>): Promise<Result | Result[]> {
     if (this.#lost !== null) throw this.#lost
     this.#deadlines.push(deadlineMs)
     if (this.#deadlines.length === 1) this.#watch()
     try {
-      return await (this.client.query(query as never) as unknown as Promise<Result | Result[]>)
+      return await send()
     } catch (error) {
       // The words of the deadline rather than those of the socket that it closed; but a commit stays unknown.
       const late = this.lost
@@ -107,6 +144,8 @@ export class Connection {
           )
         throw late
       }
+      if (isPlanTrouble(error)) this.#plans.renew()
+      if (sqlState(error) === '26000') this.#memory.prepared.doubtAll()
       const known = postgresError(this.#name, error, doing, doing === 'statement' || doing === 'read' ? text : undefined)
       if (connectionLost(error)) this.#lose(postgresError(this.#name, error, 'statement'))
       throw known
@@ -215,126 +254,3 @@ const late = (name: string, deadlineMs?: number): HeadraceError =>
       : `PostgreSQL '${name}' did not answer within ${deadlineMs} ms; the connection is closed.`,
     { details: { database: name } },
   )
-
-export interface ConnectionsOptions {
-  readonly connectTimeoutMs: number
-  /** Sent once on each new connection. */
-  readonly prelude?: string
-}
-
-/** A pool, and who has taken its connections. */
-export class Connections {
-  readonly #name: string
-  readonly #pool: Pool
-  readonly #own: boolean
-  readonly #options: ConnectionsOptions
-  readonly #taken = new Set<Connection>()
-  #closed = false
-
-  constructor(name: string, pool: Pool, own: boolean, options: ConnectionsOptions) {
-    this.#name = name
-    this.#pool = pool
-    this.#own = own
-    this.#options = options
-    // A connection that breaks while it idles is gone from the pool; the next call opens another.
-    if (own) pool.on('error', () => {})
-  }
-
-  /** A pool of our own. */
-  static open(name: string, PoolClass: new (config: PoolConfig) => Pool, config: PoolConfig, options: ConnectionsOptions): Connections {
-    return new Connections(
-      name,
-      new PoolClass({
-        ...config,
-        connectionTimeoutMillis: options.connectTimeoutMs,
-        keepAlive: true,
-        // A process that has nothing else to do may end.
-        allowExitOnIdle: true,
-        idleTimeoutMillis: 60_000,
-      }),
-      true,
-      options,
-    )
-  }
-
-  async take(): Promise<Connection> {
-    if (this.#closed) throw closed(this.#name)
-    const client = await this.#checkOut()
-    if (this.#closed) {
-      client.release()
-      throw closed(this.#name)
-    }
-    const unheard = (): void => {}
-    client.on('error', unheard)
-    try {
-      const greeting = greetings.get(client) ?? (await this.#greet(client))
-      const connection = new Connection(this.#name, client, greeting, (over) => this.#taken.delete(over))
-      this.#taken.add(connection)
-      return connection
-    } finally {
-      client.off('error', unheard)
-    }
-  }
-
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    for (const connection of this.#taken) connection.destroy()
-    if (this.#own) await this.#pool.end().catch(() => {})
-  }
-
-  async #greet(client: PoolClient): Promise<Greeting> {
-    const { connectTimeoutMs, prelude } = this.#options
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`no answer within ${connectTimeoutMs} ms`)), connectTimeoutMs)
-    })
-    try {
-      if (prelude !== undefined) await Promise.race([client.query(prelude), late])
-      const { rows } = await Promise.race([client.query({ text: greetingQuery, types: columnTypes }), late])
-      const [row] = rows as { version: number; prepared_max: number; loosely: boolean }[]
-      const greeting = { version: row?.version ?? 0, preparedMax: row?.prepared_max ?? 0, loosely: row?.loosely === true }
-      greetings.set(client, greeting)
-      return greeting
-    } catch (error) {
-      client.on('error', () => {})
-      client.release(true)
-      ;(client as { readonly connection?: { readonly stream?: { destroy(): void } } }).connection?.stream?.destroy()
-      throw postgresError(this.#name, error, 'connect')
-    } finally {
-      clearTimeout(timer)
-    }
-  }
-
-  /** A pool of the user's own may wait for ever; here nobody does. */
-  async #checkOut(): Promise<PoolClient> {
-    const { connectTimeoutMs } = this.#options
-    let timer: NodeJS.Timeout | undefined
-    let late = false
-    const connecting = this.#pool.connect()
-    const timeout = new Promise<never>((_, reject) => {
-      // The pool's own words come first when it is bounded alike.
-      timer = setTimeout(() => {
-        late = true
-        reject(new Error('timeout exceeded when trying to connect'))
-      }, connectTimeoutMs + 50)
-    })
-    connecting.then(
-      (client) => {
-        if (late) client.release()
-      },
-      () => {},
-    )
-    try {
-      return await Promise.race([connecting, timeout])
-    } catch (error) {
-      if (this.#closed) throw closed(this.#name)
-      throw postgresError(this.#name, error, 'connect')
-    } finally {
-      clearTimeout(timer)
-    }
-  }
-}
-
-const closed = (name: string): HeadraceError =>
-  new HeadraceError('engine-unavailable', `PostgreSQL '${name}' is closed: do not use it after close().`)

@@ -2,9 +2,10 @@
 import type { PoolConfig } from 'pg'
 import { HeadraceError } from '../../contracts/errors.ts'
 import type { ConnectOptions, Participant, ParticipantHandle } from '../../contracts/participant.ts'
-import { Connections } from './connection.ts'
+import { Connections } from './connections.ts'
 import { type KnownOptions, knownOptions, type PostgresOptions, shownOptions } from './options.ts'
 import { PostgresParticipant } from './participant.ts'
+import { Plans } from './prepared.ts'
 
 /** Connections beside those of branches, for what is asked about transactions. */
 const callsMax = 2
@@ -23,7 +24,7 @@ export function postgres<const Name extends string>(name: Name, options: Postgre
 
 async function connect(name: string, options: KnownOptions, { branchesMax }: ConnectOptions): Promise<Participant> {
   const { url, pool, poolMax, readersMax, connectTimeoutMs, statementTimeoutMs, pipeline } = options
-  const bounds = { connectTimeoutMs }
+  const bounds = { connectTimeoutMs, plans: new Plans(options.preparedStatementsMax) }
   if (pool !== undefined) return new PostgresParticipant(name, options, new Connections(name, pool, false, bounds), null)
   const { Pool } = await driver()
   const config = (what: string): PoolConfig => ({

@@ -12,6 +12,8 @@ export type Doing = 'connect' | 'statement' | 'prepare' | 'commit' | 'read' | 'c
 
 interface PostgresError extends Error {
   readonly code?: string
+  /** Where in the server it was raised. */
+  readonly routine?: string
   readonly table?: string
   readonly constraint?: string
   readonly errors?: readonly Error[]
@@ -38,6 +40,12 @@ export function connectionLost(error: unknown): boolean {
   return !/^[0-9A-Z]{5}$/.test(code) || /^(08|57P|25P03)/.test(code) || /^E[A-Z]{4}$/.test(code)
 }
 
+/** A statement that was planned before cannot be used any more: its table has changed (0A000, of which there are others), or it was closed (26000). */
+export function isPlanTrouble(error: unknown): boolean {
+  const code = sqlState(error)
+  return code === '26000' || (code === '0A000' && (error as PostgresError).routine === 'RevalidateCachedQuery')
+}
+
 /** An error of PostgreSQL `name` in the words of Headrace. Errors that are ours already pass through. */
 export function postgresError(name: string, error: unknown, doing: Doing, statement?: string): HeadraceError {
   if (HeadraceError.is(error)) return error
@@ -58,6 +66,7 @@ export function postgresError(name: string, error: unknown, doing: Doing, statem
       return make('engine-timeout', 'has no free connection in its pool in time: raise poolMax, or connectTimeoutMs.')
     return make('engine-unavailable', `cannot be reached for ${what[doing]}: ${said}.`)
   }
+  if (isPlanTrouble(error)) return make('sql-conflict', `has changed under a statement that it had planned: ${said}${at}.`)
   switch (code) {
     case '40001':
     case '40P01':

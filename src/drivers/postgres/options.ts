@@ -30,6 +30,8 @@ export interface PostgresOptions {
   readonly isolation?: 'read committed' | 'repeatable read' | 'serializable'
   /** Sends statements before the earlier ones are answered. Default: true. Turn it off for COPY and cursors through the raw client. Not with a pool of your own. */
   readonly pipeline?: boolean
+  /** Statements that each connection for transactions keeps parsed; 0 turns it off. Default: 100. */
+  readonly preparedStatementsMax?: number
 }
 
 export interface KnownOptions {
@@ -44,6 +46,7 @@ export interface KnownOptions {
   readonly idleTimeoutMs: number
   readonly isolation: string
   readonly pipeline: boolean
+  readonly preparedStatementsMax: number
 }
 
 const optionNames = [
@@ -58,6 +61,7 @@ const optionNames = [
   'idleTimeoutMs',
   'isolation',
   'pipeline',
+  'preparedStatementsMax',
 ] as const
 const onlyOwnPool = ['poolMax', 'readersMax', 'pipeline'] as const
 const isolations = ['read committed', 'repeatable read', 'serializable']
@@ -110,6 +114,7 @@ export function knownOptions(name: string, options: PostgresOptions): KnownOptio
     statementTimeoutMs: whole('statementTimeoutMs', 10_000, 10, 3_600_000),
     lockTimeoutMs: whole('lockTimeoutMs', 1_000, 10, 600_000),
     idleTimeoutMs: whole('idleTimeoutMs', 60_000, 100, 86_400_000),
+    preparedStatementsMax: whole('preparedStatementsMax', 100, 0, 10_000),
   }
 }
 

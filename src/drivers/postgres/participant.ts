@@ -22,18 +22,23 @@ import {
   type PreparedBranch,
 } from '../../contracts/participant.ts'
 import { checkWhole } from '../../contracts/bounds.ts'
-import { insertDecision, insertMarker, PostgresBranch, preparedName } from './branch.ts'
+import { PostgresBranch } from './branch.ts'
 import { checkPostgres } from './check.ts'
-import { type Connection, type Connections, deadlineGraceMs, type Result } from './connection.ts'
+import { type Connection, deadlineGraceMs } from './connection.ts'
+import type { Connections } from './connections.ts'
 import { sqlState } from './errors.ts'
+import type { Result } from './flight.ts'
 import { fencedError, raiseStatement } from './fences.ts'
 import type { KnownOptions } from './options.ts'
+import { insertDecision, insertMarker, preparedName } from './own-statements.ts'
 import { migrationSql, tablesVersion } from './schema.ts'
 import { TypeCache } from './type-cache.ts'
 import { literal } from './values.ts'
 import { type Statement, Verbs } from './verbs.ts'
 
 const timeoutMsMax = 3_600_000
+/** A shorter time for statements is set for one transaction, and not for its session, in milliseconds. */
+const settledTimeoutMsMin = 2_000
 /** How long `migrate` may take, in milliseconds. */
 const migrateTimeoutMs = 600_000
 /** Markers and decisions dropped in one statement, at most. */
@@ -85,8 +90,10 @@ export class PostgresParticipant implements Participant {
       connection.release()
       throw error
     }
-    const { isolation, idleTimeoutMs } = this.#options
-    return PostgresBranch.begin({ name: this.name, connection, types: this.#types, start, isolation, idleTimeoutMs })
+    const { isolation, idleTimeoutMs, lockTimeoutMs } = this.#options
+    // Calls about transactions share the connections, so what is set for good must leave them their time.
+    const settle = this.#branches.own && start.statementTimeoutMs >= Math.max(settledTimeoutMsMin, 2 * lockTimeoutMs)
+    return PostgresBranch.begin({ name: this.name, connection, types: this.#types, start, isolation, idleTimeoutMs, settle })
   }
 
   async commitPrepared(gid: string): Promise<void> {
@@ -227,6 +234,7 @@ delete from headrace_branch where gid = any($1::text[]) and participant = $2`,
   async migrate(): Promise<void> {
     await this.#with(async (connection) => {
       try {
+        await connection.settle('reset statement_timeout; reset idle_in_transaction_session_timeout', this.#callDeadlineMs)
         await connection.script(this.migration(), 'call', migrateTimeoutMs)
       } catch (error) {
         if (connection.lost === null) await connection.script('rollback', 'call', this.#callDeadlineMs).catch(() => connection.destroy())

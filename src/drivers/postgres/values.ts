@@ -50,7 +50,8 @@ export function bound(value: SqlValue | undefined, column: string): string | Buf
   return asText(value, column)
 }
 
-function asText(value: SqlValue | undefined, column: string): string | null {
+/** A value in PostgreSQL's text format. */
+export function asText(value: SqlValue | undefined, column: string): string | null {
   switch (typeof value) {
     case 'string':
       if (!isStorable(value))

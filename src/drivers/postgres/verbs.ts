@@ -1,7 +1,8 @@
 /**
  * The bulk verbs as one statement each, whatever the number of rows: the rows
  * travel as one array per column, of the type that the column has in the
- * catalog, and are unnested by the server.
+ * catalog, and are unnested by the server. A row alone travels as its values: its
+ * statement is planned and run faster.
  *
  * Rows count one by one, in their order, as if each were a statement of its own:
  * of two rows for one key the later one wins, amounts to add are summed up. A
@@ -10,7 +11,7 @@
  */
 import type { InsertOptions, Row, SelectOptions, SqlValue } from '../../contracts/database.ts'
 import { HeadraceError } from '../../contracts/errors.ts'
-import { arrayOf, bound } from './values.ts'
+import { arrayOf, asText, bound } from './values.ts'
 
 export interface ColumnType {
   /** As it is written in a cast. */
@@ -31,6 +32,8 @@ export interface Answer {
 export interface Statement<T> {
   readonly text: string
   readonly values: readonly (string | Buffer | null)[]
+  /** Whether it may return rows. */
+  readonly rows: boolean
   read(answer: Answer): T
 }
 
@@ -77,7 +80,12 @@ export class Verbs {
       )
     }
     if (ownTable.test(text)) throw this.#ownTableRefused()
-    return { text, values: values.map((value, index) => bound(value, `parameter ${index + 1}`)), read: ({ rows }) => rows }
+    return {
+      text,
+      values: values.map((value, index) => bound(value, `parameter ${index + 1}`)),
+      rows: true,
+      read: ({ rows }) => rows,
+    }
   }
 
   selectIn(
@@ -93,8 +101,9 @@ export class Verbs {
     // In order of the key, so that two that lock the same rows do not wait for each other.
     const locking = (options.lock ?? lock) ? ` order by ${by} for update` : ''
     return {
-      text: `select ${columns} from ${this.table(table)} where ${by} = any(${this.#parameter(types, table, column, 1)})${locking}`,
-      values: [arrayOf(values, column)],
+      text: `select ${columns} from ${this.table(table)} where ${by} ${this.#isOneOf(types, table, column, values)}${locking}`,
+      values: [valuesOf(values, column)],
+      rows: true,
       read: ({ rows }) => rows,
     }
   }
@@ -103,8 +112,9 @@ export class Verbs {
     const set = this.#rows(types, table, rows)
     const conflict = options.onConflict === 'ignore' ? ' on conflict do nothing' : ''
     return {
-      text: `insert into ${this.table(table)} (${set.list}) select ${set.columns.map(set.value).join(', ')} from ${set.source}${conflict}`,
+      text: `insert into ${this.table(table)} (${set.list}) ${set.select(set.source)}${conflict}`,
       values: set.values,
+      rows: false,
       read: ({ rowCount }) => rowCount ?? 0,
     }
   }
@@ -120,21 +130,23 @@ export class Verbs {
   #changeMany(types: TableTypes, table: string, key: readonly string[], rows: readonly Row[], how: 'set' | 'add'): Statement<number> {
     const set = this.#rows(types, table, rows)
     const others = this.#othersThan(key, set.columns)
-    if (others.length === 0) return { text: 'select 1 where false', values: [], read: () => 0 }
+    if (others.length === 0) return { text: 'select 1 where false', values: [], rows: false, read: () => 0 }
     const target = this.table(table)
     const match = key.map((column) => `t.${quoted(column, this.#name)} = ${set.value(column)}`).join(' and ')
     const assignments = others.map((column) => {
       const name = quoted(column, this.#name)
       return how === 'add' ? `${name} = t.${name} + ${set.value(column)}` : `${name} = ${set.value(column)}`
     })
-    const update = `update ${target} as t set ${assignments.join(', ')} from`
+    const update = `update ${target} as t set ${assignments.join(', ')}`
     if (!set.mayRepeat(key)) {
-      return { text: `${update} ${set.source} where ${match}`, values: set.values, read: ({ rowCount }) => rowCount ?? 0 }
+      const from = set.source === null ? '' : ` from ${set.source}`
+      return { text: `${update}${from} where ${match}`, values: set.values, rows: false, read: ({ rowCount }) => rowCount ?? 0 }
     }
     const together = this.#together(set, key, (column) => (others.includes(column) && how === 'add' ? 'sum' : 'last'))
     return {
-      text: `with s as (${together}), changed as (${update} s where ${match} returning s.times) select coalesce(sum(times), 0)::bigint as changed from changed`,
+      text: `with s as (${together}), changed as (${update} from s where ${match} returning s.times) select coalesce(sum(times), 0)::bigint as changed from changed`,
       values: set.values,
+      rows: true,
       read: ({ rows: [row] }) => Number(row?.['changed'] ?? 0),
     }
   }
@@ -151,16 +163,18 @@ export class Verbs {
     const source = repeats ? `(${this.#together(set, key, (column) => (add.includes(column) ? 'sum' : 'last'))}) as s` : set.source
     const action = changes.length === 0 ? 'nothing' : `update set ${changes.join(', ')}`
     return {
-      text: `insert into ${target} as t (${set.list}) select ${set.columns.map(set.value).join(', ')} from ${source} on conflict (${key.map((column) => quoted(column, this.#name)).join(', ')}) do ${action}`,
+      text: `insert into ${target} as t (${set.list}) ${set.select(source)} on conflict (${key.map((column) => quoted(column, this.#name)).join(', ')}) do ${action}`,
       values: set.values,
+      rows: false,
       read: ({ rowCount }) => (repeats && (rowCount ?? 0) > 0 ? rows.length : (rowCount ?? 0)),
     }
   }
 
   deleteIn(types: TableTypes, table: string, column: string, values: readonly SqlValue[]): Statement<number> {
     return {
-      text: `delete from ${this.table(table)} where ${quoted(column, this.#name)} = any(${this.#parameter(types, table, column, 1)})`,
-      values: [arrayOf(values, column)],
+      text: `delete from ${this.table(table)} where ${quoted(column, this.#name)} ${this.#isOneOf(types, table, column, values)}`,
+      values: [valuesOf(values, column)],
+      rows: false,
       read: ({ rowCount }) => rowCount ?? 0,
     }
   }
@@ -192,26 +206,31 @@ export class Verbs {
         throw new HeadraceError('sql-failed', `The rows given for '${table}' of '${this.#name}' do not all have the same columns.`)
     }
     const known = columns.map((column) => this.#type(types, table, column))
-    const places = new Map(columns.map((column, index) => [column, `c${index}`]))
-    const place = (column: string): string => places.get(column) ?? ''
+    const places = new Map(columns.map((column, index) => [column, index]))
+    const placeOf = (column: string): number => places.get(column) ?? -1
+    const place = (column: string): string => `c${placeOf(column)}`
+    const alone = rows.length === 1
+    const value = (column: string): string => {
+      const type = known[placeOf(column)]
+      if (alone) return `$${placeOf(column) + 1}::${type?.type}`
+      return type?.isArray === true ? `s.${place(column)}::${type.type}` : `s.${place(column)}`
+    }
     const arrays = columns.map((column, index) => this.#parameter(types, table, column, index + 1)).join(', ')
     const names = columns.map(place).join(', ')
     return {
       columns,
       list: columns.map((column) => quoted(column, this.#name)).join(', '),
-      source: `unnest(${arrays}) as s (${names})`,
+      source: alone ? null : `unnest(${arrays}) as s (${names})`,
       numbered: `unnest(${arrays}) with ordinality as u (${names}, nth)`,
       values: columns.map((column) =>
-        arrayOf(
+        valuesOf(
           rows.map((row) => row[column]),
           column,
         ),
       ),
       place,
-      value(column) {
-        const type = known[columns.indexOf(column)]
-        return type?.isArray === true ? `s.${place(column)}::${type.type}` : `s.${place(column)}`
-      },
+      value,
+      select: (source) => `select ${columns.map(value).join(', ')}${source === null ? '' : ` from ${source}`}`,
       mayRepeat(key) {
         if (rows.length < 2) return false
         if (key.some((column) => known[columns.indexOf(column)]?.isExact !== true)) return true
@@ -226,6 +245,12 @@ export class Verbs {
         return seen.size < rows.length
       },
     }
+  }
+
+  /** Compares a column with the values of parameter 1: a list, or one. */
+  #isOneOf(types: TableTypes, table: string, column: string, values: readonly SqlValue[]): string {
+    if (values.length === 1) return `= $1::${this.#type(types, table, column).type}`
+    return `= any(${this.#parameter(types, table, column, 1)})`
   }
 
   /** The cast of a parameter that holds one column of many rows. */
@@ -265,13 +290,21 @@ interface RowSet {
   readonly columns: readonly string[]
   /** The quoted columns. */
   readonly list: string
-  readonly source: string
+  /** Null: one row, whose values are the parameters. */
+  readonly source: string | null
   readonly numbered: string
-  readonly values: readonly string[]
+  readonly values: readonly (string | null)[]
   place(column: string): string
   /** A column of `source`, of the type of the table. */
   value(column: string): string
+  /** All columns of it. */
+  select(source: string | null): string
   mayRepeat(key: readonly string[]): boolean
+}
+
+/** One column of many rows as an array, of one row as itself. */
+function valuesOf(values: readonly (SqlValue | undefined)[], column: string): string | null {
+  return values.length === 1 ? asText(values[0], column) : arrayOf(values, column)
 }
 
 function quoted(name: string, database: string): string {
