@@ -34,6 +34,11 @@ export class Deque<T> {
     return this.#length === 0 ? undefined : this.#slots[this.#head]
   }
 
+  /** By its place from the front, from 0. */
+  at(index: number): T | undefined {
+    return index < 0 || index >= this.#length ? undefined : this.#slots[(this.#head + index) & (this.#slots.length - 1)]
+  }
+
   *[Symbol.iterator](): Generator<T> {
     for (let index = 0; index < this.#length; index++) yield this.#slots[(this.#head + index) & (this.#slots.length - 1)] as T
   }

@@ -17,8 +17,8 @@ interface Call {
   readonly answer: Deferred<Appended[]>
 }
 
-/** Messages of one transaction. */
-const messagesMax = 5_000
+/** Messages of calls that go together in one transaction: larger ones are worth a connection of their own, on another core of the server. */
+const messagesMax = 1_000
 /** Transactions on their way at once. */
 const sideBySideMax = 4
 

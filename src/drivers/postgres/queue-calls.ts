@@ -7,6 +7,17 @@ export function queueCalls(schema: string): Readonly<Record<string, string>> & {
   const s = quoted(schema)
   const message = 'm.position, m.id, m.key, m.headers, m.body, m.published_at, m.available_at, m.redriven'
   const mine = '(only_for is null or only_for = $3)'
+  // One row at least while the place is there: whether the lease holds, and when the next delayed message is due.
+  const take = (which: string): string => `select l.epoch = $4 and l.held as held,
+      (select min(available_at) from ${s}.headrace_queue_delayed where topic = $1 and partition = $2) - ${nowMs} as due_ms, ${message}
+      from ${s}.headrace_queue_place l join ${s}.headrace_queue_group g on g.topic = l.topic and g.name = l.name
+      left join lateral (
+        select * from (
+          select *, sum(octet_length(body)) over (order by position) as bytes, row_number() over (order by position) as nth from (
+            select position, id, key, headers, body, published_at, available_at, redriven from ${s}.headrace_queue_message
+            where topic = $1 and partition = $2 and ${which} and ${mine} order by position limit $6) first) counted
+        where bytes <= $7 or nth = 1) m on l.epoch = $4 and l.held and not g.paused
+      where l.topic = $1 and l.partition = $2 and l.name = $3 order by m.position`
   return {
     version: `select case when to_regclass('${s}.headrace_queue_meta') is null then null else 0 end as found`,
     tables: `select version from ${s}.headrace_queue_meta`,
@@ -16,32 +27,27 @@ export function queueCalls(schema: string): Readonly<Record<string, string>> & {
     groups: `select name from ${s}.headrace_queue_group where topic = $1 order by name`,
     append: `select state, position from ${s}.headrace_queue1_append($1, $2, $3)`,
     lease: `select * from ${s}.headrace_queue1_lease($1, $2, $3, $4, $5)`,
-    // One row at least while the place is there: whether the lease holds, and when the next delayed message is due.
-    take: `select l.epoch = $4 and l.held as held,
-      (select min(available_at) from ${s}.headrace_queue_delayed where topic = $1 and partition = $2) - ${nowMs} as due_ms, ${message}
-      from ${s}.headrace_queue_place l join ${s}.headrace_queue_group g on g.topic = l.topic and g.name = l.name
-      left join lateral (
-        select * from (
-          select *, sum(octet_length(body)) over (order by position) as bytes, row_number() over (order by position) as nth from (
-            select position, id, key, headers, body, published_at, available_at, redriven from ${s}.headrace_queue_message
-            where topic = $1 and partition = $2 and position > $5 and ${mine} order by position limit $6) first) counted
-        where bytes <= $7 or nth = 1) m on l.epoch = $4 and l.held and not g.paused
-      where l.topic = $1 and l.partition = $2 and l.name = $3 order by m.position`,
+    take: take('position > $5'),
+    takeOpen: take('position = any ($5::bigint[])'),
+    openAt: `select open from ${s}.headrace_queue_place where topic = $1 and partition = $2 and name = $3`,
     promote: `select ${s}.headrace_queue1_promote($1, $2)`,
     wait: `select ${s}.headrace_queue1_wait($1, $2, $3, $4) as waits`,
     acknowledge: `select ${s}.headrace_queue1_acknowledge($1, $2, $3, $4, $5) as held`,
+    acknowledgeAround: `select ${s}.headrace_queue1_acknowledge_around($1, $2, $3, $4, $5, $6::bigint[]) as held`,
     bury: `select ${s}.headrace_queue1_bury($1, $2, $3, $4, $5, $6) as held`,
     extend: `update ${s}.headrace_queue_place set ends = clock_timestamp() + $5 * interval '1 millisecond'
       where topic = $1 and partition = $2 and name = $3 and epoch = $4 and held`,
     release: `update ${s}.headrace_queue_place set held = false where topic = $1 and partition = $2 and name = $3 and epoch = $4`,
     peek: `select ${message} from ${s}.headrace_queue_message m
-      where topic = $1 and partition = $2 and ${mine} and position > (select acked from ${s}.headrace_queue_place l where l.topic = $1 and l.partition = $2 and l.name = $3)
+      where topic = $1 and partition = $2 and ${mine} and exists (select from ${s}.headrace_queue_place l
+        where l.topic = $1 and l.partition = $2 and l.name = $3 and (position > l.acked or position = any (l.open)))
       order by position limit $4`,
-    counts: `select l.partition, q.next - 1 - l.acked - (select count(*) from ${s}.headrace_queue_message m
+    counts: `select l.partition, cardinality(l.open) + q.next - 1 - l.acked - (select count(*) from ${s}.headrace_queue_message m
         where m.topic = l.topic and m.partition = l.partition and m.position > l.acked and m.only_for is not null and m.only_for <> l.name) as depth,
       q.delayed, (select count(*) from ${s}.headrace_queue_dead d where d.topic = l.topic and d.name = l.name and d.partition = l.partition) as dead,
-      (select published_at from ${s}.headrace_queue_message m where m.topic = l.topic and m.partition = l.partition and m.position > l.acked
-        and (m.only_for is null or m.only_for = l.name) order by m.position limit 1) as oldest,
+      coalesce((select published_at from ${s}.headrace_queue_message m where m.topic = l.topic and m.partition = l.partition and m.position = l.open[1]),
+        (select published_at from ${s}.headrace_queue_message m where m.topic = l.topic and m.partition = l.partition and m.position > l.acked
+        and (m.only_for is null or m.only_for = l.name) order by m.position limit 1)) as oldest,
       l.acked, l.epoch, l.held and l.ends > clock_timestamp() as leased
       from ${s}.headrace_queue_place l join ${s}.headrace_queue_part q using (topic, partition)
       where l.topic = $1 and l.name = $2 order by l.partition`,
@@ -66,9 +72,12 @@ type QueueCall =
   | 'append'
   | 'lease'
   | 'take'
+  | 'takeOpen'
+  | 'openAt'
   | 'promote'
   | 'wait'
   | 'acknowledge'
+  | 'acknowledgeAround'
   | 'bury'
   | 'extend'
   | 'release'

@@ -6,6 +6,7 @@ import { type Server, serverMissing, startPostgres } from '../../testing/servers
 import { type Coordinator, createCoordinator } from '../../transaction/index.ts'
 import { postgres } from './database.ts'
 import { postgresQueue } from './queue.ts'
+import { postgresQueueSql } from './queue-sql.ts'
 
 const missing = serverMissing('postgres')
 
@@ -103,7 +104,9 @@ describe.skipIf(missing !== null)(`a queue on PostgreSQL that is set up badly${m
     await admin.query('update headrace_queue_meta set version = 0')
     const older = await refused(postgresQueue({ url: server.url }))
     expect(older.code).toBe('tables-outdated')
-    expect(older.text).toMatch(/version 0; this Headrace needs version 1.*postgresQueueSql/)
+    expect(older.text).toMatch(/version 0; this Headrace needs version 2.*postgresQueueSql/)
+    await admin.query(postgresQueueSql())
+    expect((await refused(postgresQueue({ url: server.url }))).code).toBe('none')
     await admin.query('update headrace_queue_meta set version = 9')
     expect((await refused(postgresQueue({ url: server.url }))).text).toMatch(/Use the newer Headrace/)
   })

@@ -20,6 +20,16 @@ import { messageIn, rowOf } from './queue-rows.ts'
 /** How long a waiting take trusts that it is notified, in milliseconds. */
 const trustMs = 1_000
 
+/** An acknowledgement around what is open writes down all of that: so many messages are worth it. */
+const gapsAfter = 5_000
+
+/** Positions of a group that are open. After a lease is granted nobody but its holder changes them. */
+export async function openPositions(client: QueueClient, topic: number, partition: number, group: string): Promise<number[]> {
+  const { rows } = await client.query(client.calls.openAt, [topic, partition, group])
+  const open: unknown = rows[0]?.['open']
+  return Array.isArray(open) ? open.map(Number) : []
+}
+
 export class PostgresLease implements QueueLease {
   readonly group: string
   readonly partition: number
@@ -29,8 +39,13 @@ export class PostgresLease implements QueueLease {
   readonly #topic: number
   readonly #ttlMs: number
   readonly #lost = new AbortController()
+  /** To be taken before what comes after `#taken`. */
+  #open: number[]
+  /** The last position that is open as far as the table knows; 0 for none. */
+  #openUpTo: number
   #taken: number
   #over = false
+  readonly gapsAfter = gapsAfter
 
   constructor(
     client: QueueClient,
@@ -38,6 +53,7 @@ export class PostgresLease implements QueueLease {
     { group, partition, ttlMs }: LeaseOptions,
     epoch: number,
     acked: number,
+    open: number[],
   ) {
     this.group = group
     this.partition = partition
@@ -47,6 +63,8 @@ export class PostgresLease implements QueueLease {
     this.#topic = topic.n
     this.#ttlMs = ttlMs
     this.#taken = acked
+    this.#open = open
+    this.#openUpTo = open.at(-1) ?? 0
   }
 
   get lost(): AbortSignal {
@@ -63,7 +81,9 @@ export class PostgresLease implements QueueLease {
         if (signal?.aborted === true) return []
         const { messages, dueMs } = await this.#next(messagesMax, bytesMax)
         if (messages.length > 0) {
-          this.#taken = messages.at(-1)?.position ?? this.#taken
+          const last = messages.at(-1)?.position ?? 0
+          this.#open = this.#open.filter((position) => position > last)
+          this.#taken = Math.max(this.#taken, last)
           return messages
         }
         const leftMs = deadline - performance.now()
@@ -78,10 +98,16 @@ export class PostgresLease implements QueueLease {
     }
   }
 
-  async acknowledge(position: number): Promise<void> {
+  async acknowledge(position: number, open: readonly number[] = []): Promise<void> {
     this.#check()
-    const { rows } = await this.#client.query(this.#client.calls.acknowledge, [...this.#place(), position])
+    const { calls } = this.#client
+    const isAround = open.length > 0 || this.#openUpTo > 0
+    this.#openUpTo = Math.max(open.at(-1) ?? 0, this.#openUpTo)
+    const { rows } = isAround
+      ? await this.#client.query(calls.acknowledgeAround, [...this.#place(), position, open])
+      : await this.#client.query(calls.acknowledge, [...this.#place(), position])
     if (rows[0]?.['held'] !== true) this.#refuse()
+    if (open.length === 0 && position >= this.#openUpTo) this.#openUpTo = 0
   }
 
   async bury(message: QueueMessage, reason: DeathReason): Promise<void> {
@@ -113,13 +139,23 @@ export class PostgresLease implements QueueLease {
 
   async #next(messagesMax: number, bytesMax: number): Promise<{ readonly messages: QueueMessage[]; readonly dueMs: number | null }> {
     for (;;) {
-      const { rows } = await this.#client.query(this.#client.calls.take, [...this.#place(), this.#taken, messagesMax, bytesMax])
+      const { calls } = this.#client
+      const { rows } =
+        this.#open.length > 0
+          ? await this.#client.query(calls.takeOpen, [...this.#place(), this.#open, messagesMax, bytesMax])
+          : await this.#client.query(calls.take, [...this.#place(), this.#taken, messagesMax, bytesMax])
       const [first] = rows
       if (first?.['held'] !== true) this.#refuse()
       const dueMs = first['due_ms'] === null ? null : Number(first['due_ms'])
       if (dueMs !== null && dueMs <= 0) {
         await this.#client.query(this.#client.calls.promote, [this.#topic, this.partition])
         continue
+      }
+      // What is open was purged, or its group is paused; what is open no more is not asked for again.
+      if (first['position'] === null && this.#open.length > 0) {
+        const open = new Set(await openPositions(this.#client, this.#topic, this.partition, this.group))
+        this.#open = this.#open.filter((position) => open.has(position))
+        if (this.#open.length === 0) continue
       }
       return { messages: first['position'] === null ? [] : rows.map((row) => messageIn(row, this.partition)), dueMs }
     }

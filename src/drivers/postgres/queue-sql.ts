@@ -16,7 +16,7 @@
  * own functions.
  */
 /** The version of the tables that this driver works with. */
-export const queueTablesVersion = 1
+export const queueTablesVersion = 2
 
 export const queueChannel = 'headrace_queue'
 
@@ -40,6 +40,7 @@ export function postgresQueueSql(schema = 'public'): string {
   return `
 create table if not exists ${s}.headrace_queue_meta (version integer not null);
 insert into ${s}.headrace_queue_meta select ${queueTablesVersion} where not exists (select from ${s}.headrace_queue_meta);
+update ${s}.headrace_queue_meta set version = ${queueTablesVersion} where version < ${queueTablesVersion};
 
 create table if not exists ${s}.headrace_queue_topic (
   n integer generated always as identity primary key,
@@ -73,7 +74,9 @@ create table if not exists ${s}.headrace_queue_place (
   ends timestamptz not null default now(),
   primary key (topic, partition, name)
 ) with (fillfactor = 50);
--- All up to 'floor' are acknowledged by every group, and gone.
+-- Positions up to 'acked' that are not done, in order.
+alter table ${s}.headrace_queue_place add column if not exists open bigint[] not null default '{}';
+-- All up to 'floor' are acknowledged by every group, and gone, but for those that are open.
 create table if not exists ${s}.headrace_queue_trim (
   topic integer not null,
   partition integer not null,
@@ -159,35 +162,38 @@ begin
   with given as (
     select * from rows from (json_to_recordset(p_messages) as (p integer, i text, k text, h text, b text, t bigint, a bigint))
       with ordinality as given (p, i, k, h, b, t, a, ord)
-  ), part as (
+  ), part as materialized (
     select q.partition, q.next, q.delayed, m.messages_max - (q.next - 1 + q.delayed - coalesce(
       (select min(acked) from ${s}.headrace_queue_place l where l.topic = p_topic and l.partition = q.partition),
       (select floor from ${s}.headrace_queue_trim f where f.topic = p_topic and f.partition = q.partition))) as room
     from ${s}.headrace_queue_part q join ${s}.headrace_queue_topic m on m.n = q.topic
     where q.topic = p_topic and q.partition = any (p_partitions)
-  ), marked as (
-    select given.*, part.next, part.room, coalesce(a > ${nowMs}, false) as late, row_number() over (partition by p, i order by given.ord) as nth,
+  ), known as (
+    select given.*, part.next, part.room, coalesce(a > ${nowMs}, false) as late,
       exists (select from ${s}.headrace_queue_message m where m.topic = p_topic and m.partition = p and m.id = i and m.only_for is null)
-      or (part.delayed > 0 and exists (select from ${s}.headrace_queue_delayed d where d.topic = p_topic and d.partition = p and d.id = i)) as known
+      or (part.delayed > 0 and exists (select from ${s}.headrace_queue_delayed d where d.topic = p_topic and d.partition = p and d.id = i)) as waits
     from given join part on part.partition = p
-  ), ranked as (
-    select *, row_number() over (partition by p order by marked.ord) as place from marked where nth = 1 and not known
-  ), kept as (
-    select *, case when late then null else next - 1 + count(*) filter (where not late) over (partition by p order by ranked.ord) end as at
-    from ranked where place <= room
+  ), first as (
+    select *, not waits and row_number() over (partition by p, i order by known.ord) = 1 as fresh from known
+  ), fitting as (
+    select *, fresh and count(*) filter (where fresh) over (partition by p order by first.ord) <= room as keeps from first
+  ), placed as (
+    -- Windows, and no join of the messages with themselves: the planner, which cannot know how many there are, would loop over them.
+    select *, case when keeps and not late then next - 1 + count(*) filter (where keeps and not late) over (partition by p order by fitting.ord) end as at,
+      bool_or(keeps) over (partition by p, i) as kept
+    from fitting
   ), put as (
     insert into ${s}.headrace_queue_message (topic, partition, position, id, key, headers, body, published_at, available_at, origin)
-    select p_topic, p, at, i, k, h, b, t, a, at from kept where not late
+    select p_topic, p, at, i, k, h, b, t, a, at from placed where at is not null
   ), later as (
     insert into ${s}.headrace_queue_delayed (topic, partition, id, key, headers, body, published_at, available_at)
-    select p_topic, p, i, k, h, b, t, a from kept where late order by kept.ord
+    select p_topic, p, i, k, h, b, t, a from placed where keeps and late order by placed.ord
   ), moved as (
     update ${s}.headrace_queue_part q set next = q.next + c.now, delayed = q.delayed + c.later, waiting = false
-    from (select p, count(*) filter (where not late) as now, count(*) filter (where late) as later from kept group by p) c
+    from (select p, count(at) as now, count(*) filter (where late) as later from placed where keeps group by p) c
     where q.topic = p_topic and q.partition = c.p
   )
-  select m.ord, case when k.ord = m.ord then 0 when m.known or k.ord is not null then 1 else 2 end, case when k.ord = m.ord then k.at end
-  from marked m left join kept k on k.p = m.p and k.i = m.i order by m.ord;
+  select placed.ord, case when keeps then 0 when waits or kept then 1 else 2 end, at from placed order by placed.ord;
 end $$;
 
 -- Gives delayed messages that are due their place in the order.
@@ -246,9 +252,29 @@ begin
   select floor into was from ${s}.headrace_queue_trim f where f.topic = p_topic and f.partition = p_partition for update;
   select min(acked) into slowest from ${s}.headrace_queue_place q where q.topic = p_topic and q.partition = p_partition;
   if slowest > was then
-    delete from ${s}.headrace_queue_message m where m.topic = p_topic and m.partition = p_partition and m.position > was and m.position <= slowest;
+    delete from ${s}.headrace_queue_message m where m.topic = p_topic and m.partition = p_partition and m.position > was and m.position <= slowest
+      and m.position <> all (array(select o from ${s}.headrace_queue_place q, unnest(q.open) o where q.topic = p_topic and q.partition = p_partition));
     update ${s}.headrace_queue_trim f set floor = slowest where f.topic = p_topic and f.partition = p_partition;
   end if;
+  return true;
+end $$;
+
+-- The same, but for what is open.
+create or replace function ${s}.headrace_queue1_acknowledge_around(p_topic integer, p_partition integer, p_group text, p_epoch bigint, p_position bigint, p_open bigint[])
+returns boolean language plpgsql as $$
+declare
+  before bigint[];
+begin
+  select q.open into before from ${s}.headrace_queue_place q
+    where q.topic = p_topic and q.partition = p_partition and q.name = p_group and q.epoch = p_epoch and q.held for update;
+  if not found then return false; end if;
+  update ${s}.headrace_queue_place q set open = p_open || array(select o from unnest(before) o where o > p_position order by o)
+    where q.topic = p_topic and q.partition = p_partition and q.name = p_group;
+  if not ${s}.headrace_queue1_acknowledge(p_topic, p_partition, p_group, p_epoch, p_position) then return false; end if;
+  -- What is open no more, and gone for all other groups.
+  delete from ${s}.headrace_queue_message m where m.topic = p_topic and m.partition = p_partition and m.position = any (before)
+    and m.position <= (select floor from ${s}.headrace_queue_trim f where f.topic = p_topic and f.partition = p_partition)
+    and m.position <> all (array(select o from ${s}.headrace_queue_place q, unnest(q.open) o where q.topic = p_topic and q.partition = p_partition));
   return true;
 end $$;
 
@@ -316,12 +342,14 @@ declare
 begin
   for q in select * from ${s}.headrace_queue_part where topic = p_topic order by partition for update loop
     select count(*) into waits from ${s}.headrace_queue_message m join ${s}.headrace_queue_place l using (topic, partition)
-      where m.topic = p_topic and m.partition = q.partition and l.name = p_group and m.position > l.acked and (m.only_for is null or m.only_for = p_group);
+      where m.topic = p_topic and m.partition = q.partition and l.name = p_group and (m.position > l.acked or m.position = any (l.open))
+        and (m.only_for is null or m.only_for = p_group);
     purged := purged + waits;
-    update ${s}.headrace_queue_place l set acked = q.next - 1 where l.topic = p_topic and l.partition = q.partition and l.name = p_group;
+    update ${s}.headrace_queue_place l set acked = q.next - 1, open = '{}' where l.topic = p_topic and l.partition = q.partition and l.name = p_group;
     perform 1 from ${s}.headrace_queue_trim f where f.topic = p_topic and f.partition = q.partition for update;
     delete from ${s}.headrace_queue_message m where m.topic = p_topic and m.partition = q.partition
-      and m.position <= (select min(acked) from ${s}.headrace_queue_place l where l.topic = p_topic and l.partition = q.partition);
+      and m.position <= (select min(acked) from ${s}.headrace_queue_place l where l.topic = p_topic and l.partition = q.partition)
+      and m.position <> all (array(select o from ${s}.headrace_queue_place l, unnest(l.open) o where l.topic = p_topic and l.partition = q.partition));
     update ${s}.headrace_queue_trim f set floor = (select min(acked) from ${s}.headrace_queue_place l where l.topic = p_topic and l.partition = q.partition)
       where f.topic = p_topic and f.partition = q.partition;
   end loop;

@@ -27,7 +27,7 @@ import {
 import { nearest } from '../../contracts/nearest.ts'
 import { QueueAppends } from './queue-appends.ts'
 import { QueueClient, queueClosed } from './queue-client.ts'
-import { PostgresLease } from './queue-lease.ts'
+import { openPositions, PostgresLease } from './queue-lease.ts'
 import { messageIn } from './queue-rows.ts'
 import { declaration } from './queue-calls.ts'
 
@@ -52,6 +52,7 @@ export const postgresQueueCapabilities: QueueCapabilities = Object.freeze({
   exactBounds: true,
   remembersTopics: true,
   pauses: true,
+  gaps: true,
 })
 
 const optionNames = ['url', 'schema', 'setUp', 'timeoutMs', 'connectionsMax']
@@ -159,10 +160,9 @@ class PostgresTopic implements QueueTopic {
     const known = Number(row['epoch'])
     if (row['state'] === 2) return { state: 'fenced', epoch: known }
     if (row['state'] === 1) return { state: 'held', endsInMs: Number(row['left_ms']) }
-    return {
-      state: 'granted',
-      lease: new PostgresLease(this.#client, { n: this.#n, name: this.name }, options, known, Number(row['acked'])),
-    }
+    const open = await openPositions(this.#client, this.#n, partition, group)
+    const lease = new PostgresLease(this.#client, { n: this.#n, name: this.name }, options, known, Number(row['acked']), open)
+    return { state: 'granted', lease }
   }
 
   async groups(): Promise<string[]> {
