@@ -99,13 +99,16 @@ async function serveApp(terminal: Terminal, app: App, dataDir: string, options: 
   }
 }
 
+/** A node consumes every partition: together they may hold this many times their number. */
+const partitionPrefetch = 1_000
+
 async function queueOf(given: string | undefined, dataDir: string): Promise<QueueEngine | 'none' | undefined> {
   if (given === undefined || given === '') return undefined
   if (given === 'none') return given
   // A file of the queue may be meant to live there.
   mkdirSync(dataDir, { recursive: true })
   const { queueEngineFromUrl } = await import('./queues/engine.ts')
-  return queueEngineFromUrl(given, { make: true })
+  return queueEngineFromUrl(given, { make: true, prefetch: partitionPrefetch })
 }
 
 /** What the app found of an earlier life: commands that wait, and batches that a crash had left half-way. */

@@ -18,6 +18,8 @@ export interface QueueUrlOptions {
   readonly make?: boolean
   /** Longest time for one call, in milliseconds. Default: that of the engine. */
   readonly timeoutMs?: number
+  /** RabbitMQ: messages of a partition in memory. Default: that of the engine. */
+  readonly prefetch?: number
 }
 
 /** Longest time for one call of a command, in milliseconds: what a person does may move many messages at once. */
@@ -30,7 +32,10 @@ const callTimeoutMs = 10_000
  * the package of a client is missing, and 'option-invalid' for a url that is
  * none; never with a password.
  */
-export async function queueEngineFromUrl(url: string, { schema, make = true, timeoutMs }: QueueUrlOptions = {}): Promise<QueueEngine> {
+export async function queueEngineFromUrl(
+  url: string,
+  { schema, make = true, timeoutMs, prefetch }: QueueUrlOptions = {},
+): Promise<QueueEngine> {
   const bounds = timeoutMs === undefined ? {} : { timeoutMs }
   const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(url)?.[1]?.toLowerCase()
   switch (scheme) {
@@ -42,7 +47,7 @@ export async function queueEngineFromUrl(url: string, { schema, make = true, tim
     case 'amqp':
     case 'amqps': {
       const { rabbitmqQueue } = await loaded('amqplib', () => import('../../drivers/rabbitmq/index.ts'))
-      return rabbitmqQueue({ url, ...bounds })
+      return rabbitmqQueue({ url, ...(prefetch === undefined ? {} : { prefetch }), ...bounds })
     }
     case undefined:
     case 'sqlite':

@@ -373,9 +373,10 @@ export class MemoryParticipant implements Participant {
     const limit = this.#pause(Math.min(lockWaitMs, statementTimeoutMs), stop.signal).then(() => {
       over = true
     })
+    const ends = signal === undefined ? [limit] : [limit, aborted(signal, stop.signal)]
     try {
       do {
-        await Promise.race([this.store.freed, limit, ...(signal === undefined ? [] : [aborted(signal, stop.signal)])])
+        await Promise.race([this.store.freed, ...ends])
         if (signal?.aborted === true) throw ended(what)
         if (!over) continue
         if (statementTimeoutMs < lockWaitMs)
