@@ -13,13 +13,19 @@ function metricsOf(app: string): Metrics {
   return metrics
 }
 
-const counts = { queued: 7, queuedBytes: 700, parked: 1, outcomes: 5, dead: 2, blockedKeys: 1, events: 0, oldestAcceptedAt: null }
+const counts = { queued: 7, queuedBytes: 700, parked: 1, outcomes: 5, dead: 2, blockedKeys: 1, events: 4, oldestAcceptedAt: null }
 const state = { state: 'ready', inFlight: 3, expectedWaitMs: 250, counts }
 
 async function sampleOf(metrics: Metrics, series: string): Promise<number | undefined> {
   const line = (await metrics.text(state)).split('\n').find((text) => text.startsWith(`${series} `))
   return line === undefined ? undefined : Number(line.slice(series.length + 1))
 }
+
+describe('what the node holds now is a gauge', () => {
+  test('events that wait to be published among it', async () => {
+    expect(await sampleOf(metricsOf('a'), 'headrace_waiting_events')).toBe(4)
+  })
+})
 
 describe('what happens is counted', () => {
   test('by command and outcome, with the time in seconds', async () => {

@@ -227,6 +227,7 @@ function stateGauges(registry: Registry): (state: ObservedState | undefined) => 
     [gauge('headrace_queued_bytes', 'Bytes of their inputs.'), (state) => state.counts.queuedBytes],
     [gauge('headrace_parked_commands', 'Commands that wait behind a blocked key.'), (state) => state.counts.parked],
     [gauge('headrace_blocked_keys', 'Keys that are not applied for now.'), (state) => state.counts.blockedKeys],
+    [gauge('headrace_waiting_events', 'Events of commands that wait to be published.'), (state) => state.counts.events],
     [gauge('headrace_stored_outcomes', 'Outcomes that are kept to answer repeated ids.'), (state) => state.counts.outcomes],
     [gauge('headrace_dead_letters', 'Dead letters that wait for an operator.'), (state) => state.counts.dead],
     [
