@@ -24,8 +24,8 @@ const faults: readonly Fault[] = [
     replacements: [
       {
         file: 'drivers/postgres/branch.js',
-        from: 'const marker = insertMarker(this.gid, this.participant, true);\n        await this.#end(',
-        to: "const marker = 'select 1'; await this.#end(",
+        from: "'prepared', [\n            markerPart(this.gid, this.participant),",
+        to: "'prepared', [plain('select 1'),",
       },
     ],
     crashAt: { name: 'transaction.between-commits', visit: 3 },
