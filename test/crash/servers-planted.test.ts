@@ -25,7 +25,7 @@ const faults: readonly Fault[] = [
       {
         file: 'drivers/postgres/branch.js',
         from: "'prepared', [\n            markerPart(this.gid, this.participant),",
-        to: "'prepared', [plain('select 1'),",
+        to: "'prepared', [plain('savepoint unmarked'),",
       },
     ],
     crashAt: { name: 'transaction.between-commits', visit: 3 },
