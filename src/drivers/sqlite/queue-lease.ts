@@ -22,8 +22,11 @@ export interface LeaseHost {
   readonly closed: boolean
   step<T>(durable: boolean, run: () => T): Promise<T>
   read<T>(run: () => T): T
-  watch(wake: () => void): () => void
+  watch(wake: () => void, place: string): () => void
 }
+
+/** A partition, for those who wait for its messages. */
+export const placeOf = (topic: number, partition: number): string => `${topic}/${partition}`
 
 /** An acknowledgement around what is open writes down all of that: so many messages are worth it. */
 const gapsAfter = 5_000
@@ -72,7 +75,7 @@ export class SqliteLease implements QueueLease {
       const woken = new Promise<void>((resolve) => {
         wakeUp = resolve
       })
-      const stop = this.#engine.watch(wakeUp)
+      const stop = this.#engine.watch(wakeUp, placeOf(this.#held.topic.n, this.partition))
       try {
         const messages = await this.#next(messagesMax, bytesMax)
         if (messages.length > 0) return messages

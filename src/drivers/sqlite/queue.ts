@@ -41,7 +41,7 @@ import {
 import { backoffMs, pause } from '../../std/backoff.ts'
 import { type Deferred, deferred } from '../../std/deferred.ts'
 import { sqliteError } from './errors.ts'
-import { type LeaseHost, SqliteLease } from './queue-lease.ts'
+import { type LeaseHost, placeOf, SqliteLease } from './queue-lease.ts'
 import { queueFormat, queueSchema, queueUpgrade } from './queue-schema.ts'
 import { QueueStore, type TopicRow } from './queue-store.ts'
 
@@ -76,9 +76,13 @@ const syncFailures = [1_034, 1_290]
 /** Calls in one group. */
 const groupCallsMax = 4_096
 
+/** Partitions whose waiting consumers a step concerns. */
+type Touches = ReadonlySet<string> | 'all' | 'none'
+
 interface Step {
   readonly run: () => unknown
   readonly durable: boolean
+  readonly touches: Touches
   readonly answer: Deferred<unknown>
 }
 
@@ -96,7 +100,8 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
   readonly #pollMs: number
   readonly #database: DatabaseSyncInstance
   readonly #version: StatementSyncInstance
-  readonly #waiting = new Set<() => void>()
+  /** Who waits, and for which partition. */
+  readonly #waiting = new Map<() => void, string>()
   #steps: Step[] = []
   #flushing = false
   #poll: NodeJS.Timeout | null = null
@@ -147,7 +152,7 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    for (const wake of this.#waiting) wake()
+    for (const wake of this.#waiting.keys()) wake()
     if (this.#poll !== null) clearInterval(this.#poll)
     for (const { answer } of this.#steps.splice(0)) answer.reject(queueClosed())
     try {
@@ -157,12 +162,12 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
     }
   }
 
-  /** Runs a step in the next group. `durable`: it resolves when it is on disk. */
-  step<T>(durable: boolean, run: () => T): Promise<T> {
+  /** Runs a step in the next group. `durable`: it resolves when it is on disk, and wakes those who wait for what it touches. */
+  step<T>(durable: boolean, run: () => T, touches: Touches = durable ? 'all' : 'none'): Promise<T> {
     if (this.#closed) return Promise.reject(queueClosed())
     if (this.#failed !== null) return Promise.reject(this.#failed)
     const answer = deferred<unknown>()
-    this.#steps.push({ run, durable, answer })
+    this.#steps.push({ run, durable, touches, answer })
     if (!this.#flushing) {
       this.#flushing = true
       setImmediate(() => void this.#flush())
@@ -180,9 +185,9 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
     }
   }
 
-  /** Calls back when something may have been appended, or the engine is closed; returns the way to stop. */
-  watch(wake: () => void): () => void {
-    this.#waiting.add(wake)
+  /** Calls back when something may have been appended to the partition, or the engine is closed; returns the way to stop. */
+  watch(wake: () => void, place: string): () => void {
+    this.#waiting.set(wake, place)
     this.#poll ??= setInterval(() => this.#look(), this.#pollMs)
     return () => {
       this.#waiting.delete(wake)
@@ -201,7 +206,7 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
       // Another process holds the file for a moment; next time.
       return
     }
-    for (const wake of this.#waiting) wake()
+    for (const wake of this.#waiting.keys()) wake()
   }
 
   async #flush(): Promise<void> {
@@ -258,7 +263,18 @@ class SqliteQueueEngine implements QueueEngine, LeaseHost {
       throw error
     }
     for (const tell of done) tell()
-    for (const wake of this.#waiting) wake()
+    this.#wakeFor(group)
+  }
+
+  /** Who is woken looks at its partition, which costs more than the append of a message: only those that it concerns. */
+  #wakeFor(group: readonly Step[]): void {
+    const places = new Set<string>()
+    let all = false
+    for (const { touches } of group) {
+      if (touches === 'all') all = true
+      else if (touches !== 'none') for (const place of touches) places.add(place)
+    }
+    for (const [wake, place] of this.#waiting) if (all || places.has(place)) wake()
   }
 
   #synchronous(full: boolean): void {
@@ -283,12 +299,14 @@ class SqliteTopic implements QueueTopic {
 
   append(messages: readonly NewMessage[]): Promise<Appended[]> {
     const { store } = this.#engine
-    return this.#engine.step(true, () => {
+    const touched = new Set(messages.map(({ partition }) => placeOf(this.#row.n, partition)))
+    const keep = (): Appended[] => {
       // Read in the same transaction: another process may have set it anew.
       const topic = store.topic(this.name)
       if (topic === null) throw topicUnknown(this.name)
       return store.append(topic, topic.messages_max, messages, Date.now())
-    })
+    }
+    return this.#engine.step(true, keep, touched)
   }
 
   async lease(options: LeaseOptions): Promise<LeaseAnswer> {
@@ -296,7 +314,7 @@ class SqliteTopic implements QueueTopic {
     checkWhole('partition', options.partition, 0, this.partitions - 1)
     checkWhole('ttlMs', options.ttlMs, leaseTtlMsMin, leaseTtlMsMax)
     if (options.epoch !== undefined) checkWhole('epoch', options.epoch, 1, Number.MAX_SAFE_INTEGER)
-    const answer = await this.#engine.step(false, () => this.#engine.store.lease(this.#row, options))
+    const answer = await this.#engine.step(false, () => this.#engine.store.lease(this.#row, options), 'all')
     if (answer.state !== 'granted') return answer
     return { state: 'granted', lease: new SqliteLease(this.#engine, this.#row, options, answer) }
   }
