@@ -20,7 +20,7 @@ import { impureRejections, snapshot } from './purity.ts'
 import { storedEvents } from './events.ts'
 import { segmentsOf } from './segments.ts'
 import type { Ticket } from './ticket.ts'
-import { validated } from './validate.ts'
+import { validInput } from './validate.ts'
 import { isThenable, withinTime } from './within-time.ts'
 
 /** Of an answer that is no decision, in an error message, in characters. */
@@ -208,8 +208,7 @@ async function parseAll(context: ApplyContext, tickets: readonly Ticket[]): Prom
           'command-unknown',
           `The app has no command '${ticket.entry.command}' any more. Define it again, then redrive.`,
         )
-      const { input, timeoutMs = context.limits.handlerTimeoutMs } = ticket.command.options
-      ticket.parsed = { value: await validated(`command '${ticket.entry.command}'`, input, JSON.parse(ticket.entry.input), timeoutMs) }
+      ticket.parsed = { value: await validInput(ticket.command, JSON.parse(ticket.entry.input), context.limits.handlerTimeoutMs) }
     } catch (error) {
       failures.push({ ticket, error })
     }

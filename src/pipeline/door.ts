@@ -23,7 +23,7 @@ import type { ResolvedOptions } from './options.ts'
 import type { CommandFeed } from './queue/feed.ts'
 import { callerId, scopedId } from './outcome.ts'
 import { Ticket, type TicketOwner } from './ticket.ts'
-import { validated } from './validate.ts'
+import { validInput } from './validate.ts'
 
 /** How often a command that a queue on a server may have is looked for, in milliseconds. */
 const lookAgainMs = 50
@@ -86,12 +86,7 @@ export class Door implements TicketOwner {
       )
     const text = this.#textOf(name, input)
     // What is checked is what is stored: the same after a stay on disk, and out of the caller's hands.
-    const value = await validated(
-      `command '${name}'`,
-      command.options.input,
-      JSON.parse(text),
-      command.options.timeoutMs ?? this.#context.options.handlerTimeoutMs,
-    )
+    const value = await validInput(command, JSON.parse(text), this.#context.options.handlerTimeoutMs)
     const key = keyOf(command, value)
     const digest = digestOf(text)
     const scoped = scopedId(name, tenant, id)

@@ -5,25 +5,20 @@
  * One page at a time: all of it is published again, under the same ids, when
  * anything of it failed, so that nothing passes what could not be published.
  */
+import { checkBounds } from '../contracts/bounds.ts'
 import { tell } from '../contracts/diagnostics.ts'
 import { HeadraceError } from '../contracts/errors.ts'
 import type { Ledger, QueuedEvent } from '../contracts/ledger.ts'
 import { type MessageHeaders, messageBytesLimit, type NewMessage, type QueueEngine } from '../contracts/queue.ts'
-import { checkQueueLimits } from '../queue/options.ts'
+import { checkQueueLimits, standardGroup, topicLimitTable } from '../queue/options.ts'
 import { partitionOf } from '../queue/partition.ts'
 import { TopicProducer } from '../queue/producer.ts'
+import type { DeclareOptions } from '../queue/queue.ts'
 import { backoffMs, pause } from '../std/backoff.ts'
 import { type Deferred, deferred } from '../std/deferred.ts'
 
 /** A topic that commands emit to. */
-export interface EventTopic {
-  /** Fixed when the topic is made. Default: 16. */
-  readonly partitions?: number
-  /** Consumers that get every event from now on. Default: one, 'default'. */
-  readonly groups?: readonly string[]
-  /** Events that one partition holds for its slowest group. Default: 1000000. */
-  readonly messagesMax?: number
-}
+export type EventTopic = DeclareOptions
 
 export interface EventOptions {
   readonly topics: Readonly<Record<string, EventTopic>>
@@ -31,8 +26,6 @@ export interface EventOptions {
   readonly queue?: QueueEngine
 }
 
-const partitionsDefault = 16
-const messagesMaxDefault = 1_000_000
 /** Events in one page. */
 const pageMax = 500
 const retryBaseMs = 20
@@ -57,10 +50,9 @@ export class EventRelay {
     forgotten: (events: number) => void,
   ): Promise<EventRelay> {
     const producers = new Map<string, { producer: TopicProducer; partitions: number }>()
-    for (const [name, { partitions = partitionsDefault, groups = ['default'], messagesMax = messagesMaxDefault }] of Object.entries(
-      topics,
-    )) {
-      const topic = await engine.declare({ name, partitions, groups, messagesMax })
+    for (const [name, options] of Object.entries(topics)) {
+      const { partitions, messagesMax } = checkBounds(topicLimitTable, options)
+      const topic = await engine.declare({ name, partitions, groups: options.groups ?? [standardGroup], messagesMax })
       // A full topic is waited for: the events are safe where they are.
       producers.set(name, {
         producer: new TopicProducer(topic, checkQueueLimits({ messageBytesMax: messageBytesLimit }), 'wait'),

@@ -1,6 +1,7 @@
 /** Checks an input against the schema of a command or a query, within a bound on time. */
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { HeadraceError } from '../contracts/errors.ts'
+import type { AnyCommand } from './command.ts'
 import { isThenable, withinTime } from './within-time.ts'
 
 /** Issues told to the caller; a hostile input could make thousands. */
@@ -28,4 +29,9 @@ export async function validated<Output>(
   throw new HeadraceError('input-invalid', `The input of ${owner} is not valid${where}: ${first?.message ?? 'no reason given'}`, {
     details: { issues },
   })
+}
+
+/** The input of a command, checked; `timeoutMs` where the command sets none of its own. */
+export function validInput({ name, options }: AnyCommand, input: unknown, timeoutMs: number): Promise<unknown> {
+  return validated(`command '${name}'`, options.input, input, options.timeoutMs ?? timeoutMs)
 }

@@ -45,6 +45,9 @@ export const topicLimitTable = Object.freeze({
   messagesMax: number(1_000_000, 1, 1_000_000_000, 'Messages that one partition holds; past it queue-full, or the publisher waits.'),
 })
 
+/** The group of consumers where none is named. */
+export const standardGroup = 'default'
+
 export type QueueLimits = { readonly [K in keyof typeof queueLimitTable]: number }
 export type ConsumerLimits = { readonly [K in keyof typeof consumerLimitTable]: number }
 

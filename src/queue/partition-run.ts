@@ -21,6 +21,7 @@ import { backoffMs, pause } from '../std/backoff.ts'
 import type { Dispatcher, Startable, Started } from './dispatch.ts'
 import { reasonOf, Unprocessable } from './failure.ts'
 import { Handed, HandlerCall } from './handler-call.ts'
+import { endsLease, keepLease } from './keep-lease.ts'
 import { type Item, KeyLanes, type Taken } from './key-lanes.ts'
 import { type Delivery, readMessage } from './message.ts'
 import type { ConsumerLimits } from './options.ts'
@@ -100,7 +101,7 @@ export class PartitionRun implements Startable {
   /** Resolves when the lease is lost or `stop` was called, and no handler runs any more. */
   async run(): Promise<void> {
     this.#tell('leased', 0, null)
-    const beat = this.#heartbeat()
+    const beat = keepLease(this.#options.lease, this.#options.limits.leaseTtlMs, () => this.#lose())
     try {
       await this.#take()
       for (const timer of this.#timers) clearTimeout(timer)
@@ -109,7 +110,7 @@ export class PartitionRun implements Startable {
       await this.#acknowledging
       if (!this.isLost) await this.#options.lease.release().catch(() => {})
     } finally {
-      clearInterval(beat)
+      beat.stop()
     }
   }
 
@@ -339,29 +340,9 @@ export class PartitionRun implements Startable {
 
   /** False when the error ends the lease. */
   #goesOn(error: unknown): boolean {
-    if (!HeadraceError.is(error) || !['lease-lost', 'fenced', 'queue-closed'].includes(error.code)) return true
+    if (!endsLease(error)) return true
     this.#lose()
     return false
-  }
-
-  /**
-   * Extends the lease. When that has not succeeded for as long as the lease
-   * lasts, somebody else may have the partition: stop before harm is done.
-   */
-  #heartbeat(): NodeJS.Timeout {
-    const { lease, limits } = this.#options
-    let last = performance.now()
-    return setInterval(() => {
-      const asked = performance.now()
-      lease.extend().then(
-        (held) => {
-          if (held) last = asked
-          else this.#lose()
-        },
-        (error: unknown) => this.#goesOn(error),
-      )
-      if (asked - last > limits.leaseTtlMs) this.#lose()
-    }, limits.leaseTtlMs / 3)
   }
 
   #tell(

@@ -27,13 +27,13 @@ import {
   consumerLimitTable,
   type QueueLimits,
   queueLimitTable,
+  standardGroup,
   topicLimitTable,
 } from './options.ts'
 import type { BatchHandler } from './partition-run.ts'
 import { type OnFull, type Published, TopicProducer } from './producer.ts'
 
 /** The group of a topic that names none. */
-const standardGroup = 'default'
 
 export interface QueueOptions extends Partial<QueueLimits> {
   /** Where messages are kept: `sqliteQueue(…)`, `postgresQueue(…)` … The queue closes it. */

@@ -22,7 +22,7 @@ import { keyOf } from '../key.ts'
 import type { Lane } from '../lane.ts'
 import type { Limits } from '../options.ts'
 import type { Delivery, Ticket } from '../ticket.ts'
-import { validated } from '../validate.ts'
+import { validInput } from '../validate.ts'
 import { Intake } from './intake.ts'
 import { arrivedCommand, commandGroup, commandTopic } from './message.ts'
 import { PartitionFeed } from './partition-feed.ts'
@@ -166,13 +166,7 @@ export class CommandFeed {
   async #keyOf(name: string, input: string): Promise<string> {
     const command = this.#context.commands.get(name)
     if (command === undefined) throw new HeadraceError('command-unknown', `The app has no command '${name}'.`)
-    const { handlerTimeoutMs } = this.#context.limits
-    const value = await validated(
-      `command '${name}'`,
-      command.options.input,
-      JSON.parse(input),
-      command.options.timeoutMs ?? handlerTimeoutMs,
-    )
+    const value = await validInput(command, JSON.parse(input), this.#context.limits.handlerTimeoutMs)
     return keyOf(command, value)
   }
 

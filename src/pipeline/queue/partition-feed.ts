@@ -19,8 +19,9 @@
  * the fences of the databases.
  */
 import { tell } from '../../contracts/diagnostics.ts'
-import { HeadraceError } from '../../contracts/errors.ts'
+import type { HeadraceError } from '../../contracts/errors.ts'
 import type { QueueLease, QueueMessage, QueueTopic } from '../../contracts/queue.ts'
+import { endsLease, keepLease } from '../../queue/keep-lease.ts'
 import { Progress } from '../../queue/progress.ts'
 import { backoffMs, pause } from '../../std/backoff.ts'
 import { crashPoint } from '../../std/crash-point.ts'
@@ -166,14 +167,14 @@ export class PartitionFeed {
     this.#settled = false
     const lose = (): void => over.abort()
     lease.lost.addEventListener('abort', lose)
-    const beat = this.#extend(turn)
+    const beat = keepLease(lease, this.#context.ttlMs, lose)
     try {
       if (!lease.lost.aborted) await this.#take(turn)
       // Graceful: those who wait get their outcomes before the lanes have stopped.
       await this.#drained(turn)
       if (!over.signal.aborted) await lease.release().catch(() => undefined)
     } finally {
-      clearInterval(beat)
+      beat.stop()
       lease.lost.removeEventListener('abort', lose)
       over.abort()
       this.#turn = null
@@ -301,33 +302,10 @@ export class PartitionFeed {
     while ((turn.progress.span > 0 || turn.acknowledging !== null) && !over.aborted) await pause(drainLookMs, over)
   }
 
-  #extend(turn: Turn): NodeJS.Timeout {
-    const { ttlMs } = this.#context
-    let last = performance.now()
-    return setInterval(() => {
-      const asked = performance.now()
-      turn.lease.extend().then(
-        (held) => {
-          if (held) last = asked
-          else turn.over.abort()
-        },
-        (error: unknown) => {
-          if (endsLease(error)) turn.over.abort()
-        },
-      )
-      // Somebody else may have it by now: begin anew instead of doing what others do.
-      if (asked - last > ttlMs) turn.over.abort()
-    }, ttlMs / 3)
-  }
-
   #note(level: 'warn' | 'error', message: string): void {
     const { app, partition } = this.#context
     tell('headrace:notice', () => ({ app, level, message, details: { partition } }))
   }
-}
-
-function endsLease(error: unknown): boolean {
-  return HeadraceError.is(error) && ['lease-lost', 'fenced', 'queue-closed'].includes(error.code)
 }
 
 function messageOf(error: unknown): string {
